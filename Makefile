@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# make setup   .venv/ with tvhil in it, system packages where they can be installed
+# make demo    set up, then run the embedded model on the default emulator
+# make test    set up, then run the whole suite
+# make lint    ruff, mypy, clang-format
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.stamp
+
+.PHONY: setup demo test lint clean system-packages
+setup: system-packages $(STAMP)
+
+system-packages:
+	@sh tools/install_system_packages.sh
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+demo: setup
+	$(VENV)/bin/tvhil demo
+
+test: setup
+	$(VENV)/bin/python -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check host hil_tests tools
+	$(VENV)/bin/mypy
+	@git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
+
+clean:
+	rm -rf build
