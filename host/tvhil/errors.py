@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors a user can cause and mend: one clear line each, and a documented exit code of the command.
 
-The command line prints `str(error)` on stderr and exits with `error.exit_code`. Anything else that escapes is a
-defect of tvhil and keeps its traceback.
+The command line prints `str(error)` on stderr and exits with `error.exit_code`. Anything else that escapes is
+a defect of tvhil and keeps its traceback.
 """
 
 from __future__ import annotations
