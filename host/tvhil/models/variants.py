@@ -19,7 +19,7 @@ def vit_digits() -> ViTConfig:
     """ViT for scikit-learn's 8x8 handwritten digits: 4 blocks of 64 channels, under 64 KB when ternary."""
     return ViTConfig(
         image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=64, depth=4, num_heads=4,
-        preprocessing=_DIGITS,
+        mlp_ratio=3.0, preprocessing=_DIGITS,
     )  # fmt: skip
 
 
