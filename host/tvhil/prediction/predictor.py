@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a `.tvit` model on the host, bit for bit as the device will (device/CONTRACT.md)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvhil.errors import InputError
+from tvhil.packing.format import ALIGN, OpKind
+from tvhil.packing.reader import Operator, TvitModel
+from tvhil.prediction import operators as ops
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class OperatorOutput:
+    """The whole output tensor as it is after one operator.
+
+    Attributes:
+        operator: index of the operator.
+        tensor: id of its output tensor.
+        values: `[rows][columns]` in the tensor's type.
+        multipliers: u16 `[rows]`, or None.
+    """
+
+    operator: int
+    tensor: int
+    values: Array
+    multipliers: Array | None
+
+    def to_bytes(self) -> bytes:
+        """The tensor as it lies in the arena: values, padding to 16 only where multipliers follow."""
+        values = self.values.tobytes()
+        if self.multipliers is None:
+            return values
+        return values + bytes(-len(values) % ALIGN) + self.multipliers.astype("<u2").tobytes()
+
+    @property
+    def crc(self) -> int:
+        """CRC-32 of the values, then of the multipliers where there are any (no padding in between)."""
+        crc = zlib.crc32(self.values.tobytes())
+        return crc if self.multipliers is None else zlib.crc32(self.multipliers.astype("<u2").tobytes(), crc)
+
+
+# Tensor values (batched, `[B][rows][columns]`) and multipliers (`[B][rows]`) by tensor id.
+_State = dict[int, tuple[Array, Array | None]]
+
+
+class Predictor:
+    """Predicts logits and every intermediate tensor of a model.
+
+    Args:
+        model: a validated model file.
+    """
+
+    def __init__(self, model: TvitModel) -> None:
+        self.model = model
+        self._steps: list[Callable[[_State], tuple[Array, Array | None]]] = [
+            self._prepare(op) for op in model.operators
+        ]
+        self._last_use: dict[int, int] = {}
+        for i, op in enumerate(model.operators):
+            for tensor in (*op.inputs, op.output):
+                self._last_use[tensor] = i
+
+    def run(self, images: Array, batch: int = 8) -> npt.NDArray[np.int16]:
+        """Logits `[B][classes]` of uint8 images `[B][H][W][C]`, `batch` images at a time.
+
+        Raises:
+            InputError: images of another shape or type than the model's input.
+        """
+        images = self._checked(images)
+        out = [self._run_batch(images[i : i + batch]) for i in range(0, len(images), batch)]
+        return np.concatenate(out) if out else np.zeros((0, self.model.info.classes), np.int16)
+
+    def trace(self, image: Array, last: int | None = None) -> list[OperatorOutput]:
+        """The output of every operator up to `last` for one image `[H][W][C]`."""
+        state: _State = {0: (self._checked(image[None]), None)}
+        outputs = []
+        for i, (op, step) in enumerate(zip(self.model.operators, self._steps, strict=True)):
+            if last is not None and i > last:
+                break
+            state[op.output] = step(state)
+            values, multipliers = state[op.output]
+            outputs.append(
+                OperatorOutput(i, op.output, values[0].copy(), None if multipliers is None else multipliers[0].copy())
+            )
+        return outputs
+
+    def _checked(self, images: Array) -> Array:
+        expected = self.model.info.input_shape
+        if images.dtype != np.uint8 or images.shape[1:] != expected:
+            raise InputError(
+                f"{self.model.name} takes uint8 images of {expected[0]}x{expected[1]}x{expected[2]}, "
+                f"not {images.dtype} of {'x'.join(map(str, images.shape[1:]))}"
+            )
+        return images
+
+    def _run_batch(self, images: Array) -> npt.NDArray[np.int16]:
+        state: _State = {0: (images, None)}
+        for i, (op, step) in enumerate(zip(self.model.operators, self._steps, strict=True)):
+            state[op.output] = step(state)
+            for tensor in (*op.inputs, op.output):
+                if self._last_use[tensor] == i and tensor != self.model.info.logits:
+                    del state[tensor]
+        return state[self.model.info.logits][0][:, 0]
+
+    def _prepare(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+        return {
+            OpKind.PATCH_EMBED: self._patch_embed,
+            OpKind.LAYERNORM: self._layernorm,
+            OpKind.LINEAR: self._linear,
+            OpKind.ATTENTION: self._attention,
+            OpKind.MEAN_POOL: self._mean_pool,
+        }[op.kind](op)
+
+    def _kernel(self, op: Operator) -> ops.LinearKernel:
+        w = self.model.weights(op)
+        return ops.LinearKernel(w.trits, w.gain, w.shift, w.bias)
+
+    def _patch_embed(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+        kernel, info = self._kernel(op), self.model.info
+        position = self.model.position(op).astype(np.int32) * op["position_multiplier"]
+        prefix = self.model.prefix(op)
+
+        def step(state: _State) -> tuple[Array, Array | None]:
+            images = state[0][0]
+            y = kernel.static(ops.image_to_patches(images, info.patch_size), 32767)
+            stream = np.empty((len(images), info.tokens, info.embed_dim), np.int16)
+            stream[:, : len(prefix)] = prefix
+            stream[:, len(prefix) :] = ops.clamp(y.astype(np.int32) + position, 32767)
+            return stream, None
+
+        return step
+
+    def _layernorm(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+        gamma, beta = self.model.gamma_beta(op)
+        c, epsilon = op["c_high"] << 32 | op["c_low"], op["epsilon_high"] << 32 | op["epsilon_low"]
+        rows = slice(op["first_row"], op["first_row"] + op["rows"])
+        per_token = self.model.tensors[op.output].per_token
+
+        def step(state: _State) -> tuple[Array, Array | None]:
+            x = state[op.inputs[0]][0][:, rows]
+            limit = 32767 if per_token else 127
+            y = ops.layernorm(x, gamma, beta, c, op["beta_unit"], epsilon, op["shift"], limit)
+            return ops.quantize_rows(y) if per_token else (y.astype(np.int8), None)
+
+        return step
+
+    def _linear(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+        kernel, output = self._kernel(op), self.model.tensors[op.output]
+        rows = slice(op["first_row"], op["first_row"] + op["rows"])
+        table = self.model.table(op) if op.has_table else None
+
+        def step(state: _State) -> tuple[Array, Array | None]:
+            x, multipliers = state[op.inputs[0]]
+            if multipliers is None:
+                y = kernel.static(x[:, rows], op["limit"])
+            else:
+                y = kernel.per_token(x[:, rows], multipliers[:, rows], op["limit"])
+            if op.adds:
+                total = state[op.output][0].copy()
+                added = total[:, : op["rows"]].astype(np.int32) + y.astype(np.int32)
+                total[:, : op["rows"]] = ops.clamp(added, 32767)
+                return total, None
+            if table is None:
+                return y.astype(output.dtype.numpy), None
+            y = table[y.astype(np.int32) + 128]
+            return ops.quantize_rows(y) if output.per_token else (y.astype(np.int8), None)
+
+        return step
+
+    def _attention(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+        per_token = self.model.tensors[op.output].per_token
+
+        def step(state: _State) -> tuple[Array, Array | None]:
+            q, k, v = (state[t][0] for t in op.inputs)
+            o = ops.attention(
+                q, k, v, op["heads"], op["score_shift"], op["exp_multiplier"], op["out_multiplier"], op["out_shift"],
+                32767 if per_token else 127,
+            )  # fmt: skip
+            return ops.quantize_rows(o) if per_token else (o.astype(np.int8), None)
+
+        return step
+
+    def _mean_pool(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+        rows = slice(op["first_row"], op["first_row"] + op["rows"])
+        return lambda state: (ops.mean_pool(state[op.inputs[0]][0][:, rows]), None)
+
+
+__all__ = ["OperatorOutput", "Predictor"]
