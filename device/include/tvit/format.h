@@ -81,7 +81,7 @@ typedef struct {
 } tvit_patch_embed_params;
 
 typedef struct {
-    uint32_t first_row, rows, gamma_beta_at, c_low, c_high;
+    uint32_t first_row, rows, gamma_beta_at, c_low, c_high; // gamma_beta: four bits a channel
     int32_t beta_unit;
     uint32_t epsilon_low, epsilon_high, shift;
 } tvit_layernorm_params;

@@ -203,7 +203,8 @@ class TvitModel:
     def gamma_beta(self, op: Operator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The trits of gamma and beta of a LAYERNORM operator."""
         n = self.tensors[op.inputs[0]].columns
-        codes = np.frombuffer(self.data(op["gamma_beta_at"], n), np.uint8).astype(np.int64)
+        pairs = np.frombuffer(self.data(op["gamma_beta_at"], (n + 1) // 2), np.uint8).astype(np.int64)
+        codes = np.stack([pairs & 15, pairs >> 4], 1).reshape(-1)[:n]
         return codes // 3 - 1, codes % 3 - 1
 
     def position(self, op: Operator) -> npt.NDArray[np.int8]:
@@ -501,8 +502,9 @@ class _OperatorCheck:
         self.shape(source.dtype is DType.I16 and output.dtype is DType.I8 and source.columns == output.columns)
         self.shape(output.rows == rows and source.columns <= 4096)
         self.shape(output.per_token == (self.model.info.scale_mode is ScaleMode.PER_TOKEN))
-        codes = np.frombuffer(self.data(op["gamma_beta_at"], source.columns), np.uint8)
-        self.range(not (codes > 8).any(), "a gamma_beta code above 8")
+        codes = np.frombuffer(self.data(op["gamma_beta_at"], (source.columns + 1) // 2), np.uint8)
+        self.range(not ((codes & 15 > 8) | (codes >> 4 > 8)).any(), "a gamma_beta code above 8")
+        self.range(source.columns % 2 == 0 or codes[-1] >> 4 == 0, "the padding of gamma_beta is not zero")
         c, epsilon = op["c_high"] << 32 | op["c_low"], op["epsilon_high"] << 32 | op["epsilon_low"]
         n, shift, beta_unit = source.columns, op["shift"], op["beta_unit"]
         self.range(1 <= shift <= 24, f"shift {shift}")

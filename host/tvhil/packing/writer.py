@@ -190,6 +190,7 @@ def pack_vit(vit: IntegerViT, codec: Codec = Codec.BASE3, planner: Planner | Non
 
     def layernorm(name: str, m: IntegerLayerNorm, source: int, output: int, rows: int) -> None:
         codes = ((np.asarray(m.gamma, int) + 1) * 3 + np.asarray(m.beta, int) + 1).astype(np.uint8)
+        codes = np.pad(codes, (0, len(codes) % 2)).reshape(-1, 2) @ np.array([1, 16], np.uint8)
         build.operator(
             OpKind.LAYERNORM, name, [source], output, first_row=0, rows=rows, gamma_beta_at=build.data(codes.tobytes()),
             c_low=m.c & 0xFFFFFFFF, c_high=m.c >> 32, beta_unit=m.beta_unit, epsilon_low=m.epsilon & 0xFFFFFFFF,
