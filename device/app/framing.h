@@ -9,7 +9,9 @@
 
 #include "tvit/protocol.h"
 
-static inline uint16_t tvit_get_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static inline uint16_t tvit_get_u16(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
 static inline uint32_t tvit_get_u32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
@@ -51,8 +53,9 @@ typedef struct {
 // Feed one byte. On TVIT_FRAME_GOOD, *frame points into the decoder.
 tvit_frame_status tvit_frame_decode(tvit_frame_decoder *decoder, uint8_t byte, tvit_frame *frame);
 
-// Encode a packet whose payload of `bytes` <= TVIT_LINK_MAX_PAYLOAD lies behind TVIT_LINK_HEADER_BYTES free bytes in `packet`,
-// with TVIT_LINK_CRC_BYTES free bytes behind it. out: TVIT_LINK_FRAME_BYTES(bytes). Returns the length of the frame.
+// Encode a packet whose payload of `bytes` <= TVIT_LINK_MAX_PAYLOAD lies behind TVIT_LINK_HEADER_BYTES free bytes in
+// `packet`, with TVIT_LINK_CRC_BYTES free bytes behind it. out: TVIT_LINK_FRAME_BYTES(bytes). Returns the length of the
+// frame.
 size_t tvit_frame_encode(uint8_t *packet, uint8_t type, uint8_t session, uint16_t sequence, size_t bytes, uint8_t *out);
 
 #endif

@@ -4,8 +4,8 @@
 //     static tvit_server server;
 //     int main(void) { tvit_server_run(&server, &port); }
 //
-// and its fault handler calls tvit_server_fault(). Fields not mentioned in an initializer are 0, which is a valid "none"
-// for everything but read, write, counter, name, board, counter_multiplier, counter_divisor and the arena.
+// and its fault handler calls tvit_server_fault(). Fields not mentioned in an initializer are 0, which is a valid
+// "none" for everything but read, write, counter, name, board, counter_multiplier, counter_divisor and the arena.
 #ifndef TVIT_PORT_H
 #define TVIT_PORT_H
 
@@ -43,22 +43,22 @@ typedef struct tvit_port {
     void (*write)(void *user, const uint8_t *bytes, size_t count);
     // A counter that only grows; a port whose hardware counter wraps extends it. Called at least once an operator.
     uint64_t (*counter)(void *user);
-    void (*idle)(void *user);       // nothing to do: wait for a byte if the machine can; NULL to spin
-    void (*keep_alive)(void *user); // called once an operator during a run, e.g. to feed a watchdog; NULL for none
-    void (*reset)(void *user);      // restart the board, does not return; NULL where it can't
+    void (*idle)(void *user);          // nothing to do: wait for a byte if the machine can; NULL to spin
+    void (*keep_alive)(void *user);    // called once an operator during a run, e.g. to feed a watchdog; NULL for none
+    void (*reset)(void *user);         // restart the board, does not return; NULL where it can't
     uint32_t (*heap_used)(void *user); // bytes of heap in use; NULL where there is no heap
 
-    uint32_t clock_hz;                  // of the core, 0 when unknown
+    uint32_t clock_hz;                   // of the core, 0 when unknown
     tvit_link_counter_unit counter_unit; // unit of counter * counter_multiplier / counter_divisor
     uint32_t counter_multiplier, counter_divisor;
 
     const tvit_port_memory *memories;
     uint32_t memory_count;
 
-    const void *model;     // 16-byte aligned, readable for model_bytes; NULL for none
-    uint32_t model_bytes;  // the file, or the flash area it lies in
-    uint32_t model_exact;  // 1: model_bytes is the length of a file; 0: of an area, the header tells the file's
-    void *model_ram;       // 16-byte aligned; NULL where no model may be uploaded
+    const void *model;    // 16-byte aligned, readable for model_bytes; NULL for none
+    uint32_t model_bytes; // the file, or the flash area it lies in
+    uint32_t model_exact; // 1: model_bytes is the length of a file; 0: of an area, the header tells the file's
+    void *model_ram;      // 16-byte aligned; NULL where no model may be uploaded
     uint32_t model_ram_bytes;
 
     void *arena; // 16-byte aligned
@@ -71,12 +71,12 @@ typedef struct tvit_port {
     // NULL where it is unknown.
     uint8_t *stack_low, *stack_high;
 
-    uint32_t static_bytes;       // .data + .bss without stack, arena and model RAM
-    uint32_t code_bytes;         // .text + .rodata
-    uint32_t heap_bytes;         // size of the heap, 0 for none
-    uint32_t window_bytes;       // how many bytes may be on their way to the device; 0: one frame at a time
-    uint32_t test_faults;        // 1: TEST_FAULT is armed
-    uintptr_t invalid_address;   // what TVIT_LINK_TEST_INVALID_LOAD reads
+    uint32_t static_bytes;     // .data + .bss without stack, arena and model RAM
+    uint32_t code_bytes;       // .text + .rodata
+    uint32_t heap_bytes;       // size of the heap, 0 for none
+    uint32_t window_bytes;     // how many bytes may be on their way to the device; 0: one frame at a time
+    uint32_t test_faults;      // 1: TEST_FAULT is armed
+    uintptr_t invalid_address; // what TVIT_LINK_TEST_INVALID_LOAD reads
 } tvit_port;
 
 #endif

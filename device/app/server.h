@@ -7,7 +7,7 @@
 #include "port.h"
 
 typedef struct {
-    uint32_t cause;       // as the machine numbers it: EXCCAUSE, signal number
+    uint32_t cause; // as the machine numbers it: EXCCAUSE, signal number
     uint32_t core;
     uint64_t pc, address; // of the instruction, and what it accessed
     const char *text;     // "LoadProhibited"
@@ -24,23 +24,28 @@ typedef struct {
     uint8_t session; // 0: none
     uint32_t nonce;
 
+    // The model in use, or why there is none.
     tvit_model model;
     tvit_error model_error;
-    uint8_t have_model;
-    uint32_t active_bytes; // of the model in use
+    uint8_t have_model, model_source; // tvit_link_model_source
+    uint32_t model_bytes;
     tvit_context context;
-    uint32_t painted_bytes; // of the arena
+    uint32_t observed_arena; // bytes of the arena that are painted
 
-    // The last run, kept so that a repeated RUN is answered without running again.
-    uint8_t have_run, running, abandoned;
-    uint16_t run_sequence;
-    uint8_t run_answer[TVIT_LINK_RUN_ANSWER_BYTES];
-    uint32_t run_error; // 0, or the error that the run was answered with
-    uint32_t run_flags, progress_every, trace_first, trace_count;
-    uint32_t operators_run;
-    uint64_t operator_start, observed;
-    tvit_frame pending; // a HELLO that arrived during a run
-    uint8_t have_pending;
+    // The last barrier request (PROTOCOL.md, section 3) and how a repeat of it is answered.
+    uint8_t have_barrier;
+    uint16_t barrier_sequence;
+    uint32_t barrier_error; // 0: barrier_answer
+    uint32_t barrier_bytes;
+    uint8_t barrier_answer[TVIT_LINK_RUN_ANSWER_BYTES];
+
+    // The run that is under way, or was the last.
+    uint8_t running, abandoned;
+    uint32_t run_flags, progress_every, trace_first, trace_count, operators_run;
+    uint64_t operator_start, observed; // ticks; observed is what the server itself took during the run
+    // A HELLO that arrived during a run and is answered after it.
+    uint8_t hello_session, hello_payload[TVIT_LINK_HELLO_BYTES];
+    uint16_t hello_sequence;
 } tvit_server;
 
 // Prepare, load the port's model, announce the board (BOOT).

@@ -104,9 +104,9 @@ typedef enum {
     TVIT_LINK_TEST_HANG = 2,         // stop answering
 } tvit_link_test;
 
-#define TVIT_LINK_MEMORY_REPAINT 1u  // MEMORY: afterwards forget the high-water marks (and every tensor)
+#define TVIT_LINK_MEMORY_REPAINT 1u     // MEMORY: afterwards forget the high-water marks (and every tensor)
 #define TVIT_LINK_RESET_KEY 0x52455345u // keeps a random frame from resetting the board
-#define TVIT_LINK_ALL 0xffffffffu    // RUN: all operators
+#define TVIT_LINK_ALL 0xffffffffu       // RUN: all operators
 
 // Sizes of the fixed payloads (PROTOCOL.md has the fields).
 #define TVIT_LINK_HELLO_BYTES 12u
