@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A board in memory for tests of the harness: it computes with the predictor and can be made to go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from tvhil.errors import BoardError
+from tvhil.evaluation.device import DeviceFacts, Run
+from tvhil.evaluation.run import Input
+from tvhil.packing import TvitModel, pack_vit, read_model
+from tvhil.packing.format import ScaleMode, align
+from tvhil.packing.random_vit import random_vit
+from tvhil.prediction import OperatorOutput, Predictor
+
+
+def plan_without_reuse(file: bytes) -> tuple[int, int, int, list[int]]:
+    """A valid memory plan that needs no C runtime: every tensor in its own place."""
+    offsets, end = [], 0
+    for tensor in read_model(file, check_plan=False).tensors:
+        offsets.append(end)
+        end = align(end + tensor.bytes)
+    return end, end, 0, offsets
+
+
+@cache
+def small_model(seed: int = 0, scale_mode: ScaleMode = ScaleMode.STATIC) -> TvitModel:
+    vit = random_vit(seed, scale_mode=scale_mode, depth=1)
+    return read_model(pack_vit(vit, planner=plan_without_reuse))
+
+
+def random_inputs(model: TvitModel, count: int, seed: int = 0) -> list[Input]:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, *model.info.input_shape), np.uint8)
+    return [Input(i, f"image {i}", int(i % model.info.classes), image) for i, image in enumerate(images)]
+
+
+class FakeDevice:
+    """Computes as predicted. `corrupt(run number, outputs)` may change the outputs of a run in place.
+
+    A run number in `dead_from` and above does not answer.
+    """
+
+    def __init__(
+        self,
+        model: TvitModel,
+        corrupt: Callable[[int, list[OperatorOutput]], None] = lambda run, outputs: None,
+        dead_from: int = 1 << 30,
+        signature: str | None = None,
+        build: str = "build-1",
+    ) -> None:
+        self.model, self.predictor = model, Predictor(model)
+        self.corrupt, self.dead_from = corrupt, dead_from
+        self.signature, self.build = signature or model.signature, build
+        self.runs = 0
+        self.images: list[bytes] = []
+        self._outputs: list[OperatorOutput] = []
+
+    def facts(self) -> DeviceFacts:
+        return DeviceFacts(self.signature, "instructions", self.build, {"cpu": "fake"})
+
+    def run(self, image: np.ndarray, *, crcs: bool = False, last: int | None = None) -> Run:
+        if self.runs >= self.dead_from:
+            raise BoardError("the board stopped answering after 5 s: see --resume")
+        self._outputs = self.predictor.trace(image, last)
+        self.corrupt(self.runs, self._outputs)
+        self.runs += 1
+        self.images.append(image.tobytes())
+        layers = [100.0 + i for i in range(len(self._outputs))]
+        return Run(
+            self._outputs[-1].values,
+            latency=sum(layers) + 7 + self.runs % 3,
+            layers=layers,
+            crcs=[output.crc for output in self._outputs] if crcs else None,
+        )
+
+    def read_tensor(self, tensor: int) -> tuple[np.ndarray, np.ndarray | None]:
+        output = next(o for o in reversed(self._outputs) if o.tensor == tensor)
+        return output.values, output.multipliers
+
+    def memory(self) -> dict:
+        return {"arena": {"measured": 640}, "stack": {"measured": 300, "limit": 4096}, "static": 1000, "heap": 0}
+
+    def link_statistics(self) -> list[int]:
+        return [100 * self.runs, 50 * self.runs, 3 * self.runs, 0, 0]

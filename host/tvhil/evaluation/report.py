@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of an evaluation: stable keys for machines, a table for people.
+
+`predict`, `run-eval`, `evaluate` and `bench` write the same keys where they mean the same thing; what was not measured
+is null. A report is computed from the journal alone (plus the predictions), so an evaluation that was killed and resumed
+reports what an undisturbed one does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvhil import __version__
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SCHEMA = "tvhil.report/1"
+REMAINDER = "(between operators)"
+LINK_COUNTERS = ("bytes_sent", "bytes_received", "frames", "retries", "crc_errors")
+
+Json = dict[str, Any]
+
+
+def empty_report() -> Json:
+    """A report with every stable key, nothing in it yet."""
+    return {
+        "schema": SCHEMA,
+        "tool_version": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": dict.fromkeys(("name", "file", "sha256", "bytes", "parameters", "input", "classes")),
+        "board": dict.fromkeys(("name", "kind", "details")),
+        "dataset": dict.fromkeys(("name", "split", "images", "seed")),
+        "logits": dict.fromkeys(("bit_exact", "max_abs_error", "top1_agreement", "first_divergence")),
+        "accuracy": dict.fromkeys(("top1", "top5", "predicted_top1")),
+        "latency": dict.fromkeys(("unit", "measured", "predicted", "relative_error", "layers")),
+        "memory": {
+            "arena": {"measured": None, "predicted": None},
+            "stack": {"measured": None, "limit": None},
+            **dict.fromkeys(("static", "model_bytes", "heap")),
+        },
+        "link": dict.fromkeys((*LINK_COUNTERS, "seconds")),
+        "images": None,
+    }
+
+
+@dataclass(frozen=True)
+class LatencyPrediction:
+    """What the cost model says of one inference.
+
+    Attributes:
+        unit: 'cycles', 'instructions' or 'seconds'.
+        total: of one inference.
+        layers: (operator name, prediction) in execution order.
+    """
+
+    unit: str
+    total: float
+    layers: tuple[tuple[str, float], ...]
+
+
+class Summary:
+    """Figures of an evaluation, gathered row by row in constant memory (eight bytes an image)."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.bit_exact = 0
+        self.max_abs_error = 0
+        self.same_top1 = 0
+        self.labelled = 0
+        self.top1 = 0
+        self.top5 = 0
+        self.predicted_top1 = 0
+        self.first_divergence: Json | None = None
+        self.latencies = array("d")
+        self.link = dict.fromkeys(LINK_COUNTERS, 0)
+        self.seconds = 0.0
+        self.memory: Json | None = None
+        self._layers: np.ndarray[Any, np.dtype[np.float64]] | None = None
+        self._layer_rows = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row of the journal (see `run.image_row`) into account."""
+        if "memory" in row:
+            self.memory = dict(row["memory"])
+        if "image" not in row:
+            return
+        self.images += 1
+        self.bit_exact += row["exact"]
+        self.max_abs_error = max(self.max_abs_error, row["error"])
+        self.same_top1 += row["top1"] == row["predicted_top1"]
+        if row["label"] is not None:
+            self.labelled += 1
+            self.top1 += row["rank"] == 0
+            self.top5 += row["rank"] < 5
+            self.predicted_top1 += row["predicted_top1"] == row["label"]
+        if row.get("divergence") and self.first_divergence is None:
+            self.first_divergence = {"image": row["id"], **row["divergence"]}
+        if row["latency"] is not None:
+            self.latencies.append(row["latency"])
+        if row["layers"] is not None:
+            layers = np.asarray(row["layers"], np.float64)
+            self._layers = layers if self._layers is None else self._layers + layers
+            self._layer_rows += 1
+        for key, value in zip(LINK_COUNTERS, row["link"], strict=True):
+            self.link[key] += value
+        self.seconds += row["seconds"]
+
+    @property
+    def layer_means(self) -> list[float] | None:
+        """Mean of each operator's counter, or None where it was not measured."""
+        return None if self._layers is None else [float(v) for v in self._layers / self._layer_rows]
+
+    @property
+    def measured_latency(self) -> Json | None:
+        """Mean, median, 95th percentile (nearest rank) and maximum, or None where it was not measured."""
+        if not self.latencies:
+            return None
+        values = np.sort(np.frombuffer(self.latencies, np.float64))
+        rank = {p: values[max(0, int(np.ceil(p * len(values))) - 1)] for p in (0.5, 0.95)}
+        return {"mean": float(values.mean()), "p50": rank[0.5], "p95": rank[0.95], "max": float(values[-1])}
+
+
+def summarize(rows: Iterable[Mapping[str, Any]]) -> Summary:
+    """Figures of all rows; of an image that occurs twice the first row counts."""
+    summary, seen = Summary(), set[int]()
+    for row in rows:
+        if row.get("image") in seen:
+            continue
+        if "image" in row:
+            seen.add(row["image"])
+        summary.add(row)
+    return summary
+
+
+def fill_measured(report: Json, summary: Summary) -> None:
+    """Write the figures of an evaluation into a report."""
+    n, labelled = summary.images, summary.labelled
+    report["dataset"]["images"] = n
+    report["logits"] = {
+        "bit_exact": summary.bit_exact,
+        "max_abs_error": summary.max_abs_error,
+        "top1_agreement": summary.same_top1 / n if n else None,
+        "first_divergence": summary.first_divergence,
+    }
+    for key in report["accuracy"]:
+        report["accuracy"][key] = getattr(summary, key) / labelled if labelled else None
+    report["link"] = {**summary.link, "seconds": round(summary.seconds, 6)}
+    measured = summary.measured_latency
+    latency = report["latency"]
+    latency["measured"] = {key: _number(value) for key, value in measured.items()} if measured else None
+    if measured and latency["predicted"]:
+        latency["relative_error"] = round(latency["predicted"] / measured["mean"] - 1, 6)
+    means = summary.layer_means
+    if means is not None:
+        _fill_layers(latency, means, measured["mean"] if measured else None)
+    for key, value in (summary.memory or {}).items():
+        if key in ("arena", "stack"):
+            report["memory"][key].update(value)
+        else:
+            report["memory"][key] = value
+
+
+def fill_latency_prediction(report: Json, prediction: LatencyPrediction | None, names: Sequence[str]) -> None:
+    """Write the cost model's figures into a report; `names` are the operators' names."""
+    latency = report["latency"]
+    latency["layers"] = [{"name": name, "measured": None, "predicted": None} for name in names]
+    if prediction is None:
+        return
+    latency["unit"], latency["predicted"] = prediction.unit, _number(prediction.total)
+    for row, (_, value) in zip(latency["layers"], prediction.layers, strict=True):
+        row["predicted"] = _number(value)
+    rest = prediction.total - sum(value for _, value in prediction.layers)
+    latency["layers"].append({"name": REMAINDER, "measured": None, "predicted": _number(rest)})
+
+
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Write JSON so that the file is either the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(report, file, ensure_ascii=False, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def render(report: Mapping[str, Any], *, layers: bool = False) -> list[RenderableType]:
+    """Tables of a report: the figures, and with `layers` one row an operator."""
+    from rich.table import Table
+
+    board, dataset, logits = report["board"], report["dataset"], report["logits"]
+    table = Table(title=f"{report['model']['name']} on {board['name']} ({board['kind']})", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    n = dataset["images"]
+    if n:
+        source = " ".join(str(part) for part in (dataset["name"], dataset["split"]) if part)
+        table.add_row("images", f"{n} of {source}")
+        exact = logits["bit_exact"] == n
+        table.add_row(
+            "bit-exact logits",
+            f"[{'green' if exact else 'red'}]{logits['bit_exact']} of {n}[/]"
+            + ("" if exact else f", largest difference {logits['max_abs_error']}"),
+        )
+        table.add_row("same top-1 as predicted", f"{logits['top1_agreement']:.2%}")
+    if logits["first_divergence"]:
+        table.add_row("first divergence", describe_divergence(logits["first_divergence"]))
+    accuracy = report["accuracy"]
+    if accuracy["top1"] is not None:
+        table.add_row("top-1, top-5", f"{accuracy['top1']:.2%}, {accuracy['top5']:.2%}")
+        table.add_row("top-1 predicted", f"{accuracy['predicted_top1']:.2%}")
+    _latency_rows(table, report["latency"])
+    _memory_rows(table, report["memory"])
+    link = report["link"]
+    if link["frames"] is not None:
+        table.add_row(
+            "link",
+            f"{link['bytes_sent']:,} bytes sent, {link['bytes_received']:,} received, {link['frames']:,} frames, "
+            f"{link['retries']} retries, {link['crc_errors']} CRC errors, {link['seconds']:.1f} s",
+        )
+    out: list[RenderableType] = [table]
+    if layers and report["latency"]["layers"]:
+        out.append(_layer_table(report["latency"]))
+    return out
+
+
+def describe_divergence(divergence: Mapping[str, Any]) -> str:
+    """One line: where the board first differs, what was expected and what came."""
+    where = f"operator {divergence['operator']} ({divergence['name']}, {divergence['kind']})"
+    if divergence.get("token") is None:
+        return f"{where}: {divergence.get('reason', 'no element differs')}"
+    return (
+        f"{where}, token {divergence['token']}, channel {divergence['channel']}: "
+        f"expected {divergence['expected']} ({divergence['expected_hex']}), "
+        f"got {divergence['got']} ({divergence['got_hex']})"
+    )
+
+
+def _number(value: float) -> int | float:
+    # Counts stay counts; a mean or a time keeps nine significant digits.
+    return int(value) if float(value).is_integer() else float(f"{value:.9g}")
+
+
+def _fill_layers(latency: Json, means: Sequence[float], total: float | None) -> None:
+    if latency["layers"] is None:
+        return
+    for row, value in zip(latency["layers"], means, strict=False):
+        row["measured"] = _number(value)
+    if total is None:
+        return
+    if latency["layers"][-1]["name"] != REMAINDER:
+        latency["layers"].append({"name": REMAINDER, "measured": None, "predicted": None})
+    latency["layers"][-1]["measured"] = _number(total - sum(means))
+
+
+def _latency_rows(table: Any, latency: Mapping[str, Any]) -> None:
+    unit, measured = latency["unit"] or "", latency["measured"]
+    if measured:
+        text = f"mean {_human(measured['mean'])}, p50 {_human(measured['p50'])}, p95 {_human(measured['p95'])}"
+        table.add_row("latency measured", f"{text}, max {_human(measured['max'])} {unit}")
+    if latency["predicted"] is not None:
+        error = latency["relative_error"]
+        table.add_row(
+            "latency predicted",
+            f"{_human(latency['predicted'])} {unit}" + (f" ({error:+.2%})" if error is not None else ""),
+        )
+
+
+def _memory_rows(table: Any, memory: Mapping[str, Any]) -> None:
+    arena, stack = memory["arena"], memory["stack"]
+    if arena["predicted"] is not None or arena["measured"] is not None:
+        parts = [f"{arena[key]:,} {key}" for key in ("measured", "predicted") if arena[key] is not None]
+        table.add_row("arena bytes", ", ".join(parts))
+    if stack["measured"] is not None or stack["limit"] is not None:
+        parts = [f"{stack[key]:,} {text}" for key, text in (("measured", "used"), ("limit", "limit")) if stack[key]]
+        table.add_row("stack bytes", ", ".join(parts))
+    for key, text in (("static", "static bytes"), ("heap", "heap bytes"), ("model_bytes", "model bytes")):
+        if memory[key] is not None:
+            table.add_row(text, f"{memory[key]:,}")
+
+
+def _layer_table(latency: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"Operators ({latency['unit'] or 'no unit'})")
+    table.add_column("operator")
+    for name in ("measured", "predicted", "error", "share"):
+        table.add_column(name, justify="right")
+    column = "measured" if any(row["measured"] for row in latency["layers"]) else "predicted"
+    total = sum(row[column] or 0 for row in latency["layers"])
+    for row in latency["layers"]:
+        measured, predicted = row["measured"], row["predicted"]
+        table.add_row(
+            row["name"],
+            _human(measured),
+            _human(predicted),
+            f"{predicted / measured - 1:+.2%}" if measured and predicted else "",
+            f"{row[column] / total:.1%}" if total and row[column] else "",
+        )
+    return table
+
+
+def _human(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"

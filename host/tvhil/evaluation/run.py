@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stream images to a board, compare its logits with the prediction, write one journal row an image."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvhil.errors import BoardError, ExitCode
+from tvhil.evaluation import compare
+from tvhil.evaluation.device import Device, DeviceFacts, Run
+from tvhil.evaluation.journal import Journal, JournalError
+from tvhil.evaluation.report import LINK_COUNTERS, Summary
+from tvhil.packing.reader import TvitModel
+from tvhil.prediction.predictor import Predictor
+
+# A batch of the predictor should take well under a second, so that Ctrl-C and the first image need not wait for it.
+_MACS_PER_BATCH = 4e9
+_MOST_PER_BATCH = 32
+_BATCHES_AHEAD = 2
+
+Image = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image of an evaluation.
+
+    Attributes:
+        index: position in the evaluation, from 0.
+        id: what the dataset calls it.
+        label: its class, or None.
+        image: uint8 `[H][W][C]` as the model takes it.
+    """
+
+    index: int
+    id: str
+    label: int | None
+    image: Image
+
+
+class StoppedError(BoardError):
+    """The first mismatch of an evaluation that was to stop there."""
+
+    exit_code = ExitCode.MISMATCH
+
+
+def operators_of(model: TvitModel) -> list[compare.Operator]:
+    """How the operators of a model are called in a report."""
+    return [
+        compare.Operator(i, op.name, op.kind.name, model.tensors[op.output].name)
+        for i, op in enumerate(model.operators)
+    ]
+
+
+def predict_ahead(
+    inputs: Iterable[Input], predictor: Predictor, batch: int
+) -> Iterator[tuple[Input, Logits]]:
+    """Read and predict in another thread, a few batches ahead, so that the board need not wait."""
+    iterator = iter(inputs)
+
+    def next_batch() -> list[tuple[Input, Logits]]:
+        chunk = list(islice(iterator, batch))
+        if not chunk:
+            return []
+        return list(zip(chunk, predictor.run(np.stack([item.image for item in chunk]), batch), strict=True))
+
+    pool = ThreadPoolExecutor(1, "predict")
+    try:
+        futures: deque[Future[list[tuple[Input, Logits]]]] = deque(
+            pool.submit(next_batch) for _ in range(_BATCHES_AHEAD)
+        )
+        while done := futures.popleft().result():
+            futures.append(pool.submit(next_batch))
+            yield from done
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def batch_size(macs: int) -> int:
+    """Images a batch of the predictor, for a model of so many multiply-accumulates."""
+    return int(max(1, min(_MOST_PER_BATCH, _MACS_PER_BATCH // max(macs, 1))))
+
+
+def check_signature(model: TvitModel, facts: DeviceFacts) -> None:
+    """Refuse to compare with a board that runs another model.
+
+    Raises:
+        BoardError: both signatures.
+    """
+    if facts.signature != model.signature:
+        raise BoardError(
+            f"the board runs model {facts.signature[:16]}…, the file is {model.signature[:16]}…: flash it first"
+        )
+
+
+class Evaluation:
+    """One model on one board, compared image by image.
+
+    Args:
+        model: the file that the board runs.
+        predictor: of that model.
+        device: the running board.
+        journal: open; what it already holds is not run again.
+        fail_fast: stop at the first mismatch.
+    """
+
+    def __init__(
+        self, model: TvitModel, predictor: Predictor, device: Device, journal: Journal, *, fail_fast: bool = False
+    ) -> None:
+        self.model, self.predictor, self.device, self.journal = model, predictor, device, journal
+        self.fail_fast = fail_fast
+        self.summary = Summary()
+        self.done: set[int] = set()
+        self._operators = operators_of(model)
+        self._link = [0] * len(LINK_COUNTERS)
+        self.build: str | None = None
+        for row in journal.rows():
+            self._take(row)
+
+    def run(self, inputs: Iterable[Input], finished: Callable[[dict[str, Any]], None] | None = None) -> Summary:
+        """Run all images that the journal does not hold yet.
+
+        Args:
+            inputs: every image of the evaluation, in order.
+            finished: called with the journal row of each image.
+
+        Raises:
+            BoardError: the board stopped answering, or runs another model; the journal keeps what is done.
+            StoppedError: a mismatch, with `fail_fast`.
+            JournalError: the journal is of other firmware.
+        """
+        self._begin()
+        todo = (item for item in inputs if item.index not in self.done)
+        started = time.monotonic()
+        for item, logits in predict_ahead(todo, self.predictor, batch_size(self.model.info.macs)):
+            row = self._run_one(item, logits)
+            now = time.monotonic()
+            row["seconds"], started = round(now - started, 6), now
+            self._append(row)
+            if finished:
+                finished(row)
+            if self.fail_fast and not row["exact"]:
+                self._append({"memory": self.device.memory()})
+                raise StoppedError(f"image {item.id} is not bit-exact, and --fail-fast was given")
+        self._append({"memory": self.device.memory()})
+        return self.summary
+
+    def _begin(self) -> None:
+        facts = self.device.facts()
+        check_signature(self.model, facts)
+        if self.build is not None and facts.build != self.build:
+            raise JournalError(
+                f"{self.journal.path} is of firmware {self.build}, the board now has {facts.build}: "
+                "choose another journal, or start over with --overwrite"
+            )
+        if self.build is None:
+            self._append({"board": {"build": facts.build, "unit": facts.unit, "details": facts.details}})
+
+    def _run_one(self, item: Input, predicted: Logits) -> dict[str, Any]:
+        result = self.device.run(item.image)
+        got = result.output.reshape(-1)
+        exact = bool(np.array_equal(predicted, got))
+        row: dict[str, Any] = {
+            "image": item.index,
+            "id": item.id,
+            "label": item.label,
+            "exact": exact,
+            "error": compare.max_abs_error(predicted, got),
+            "top1": int(got.argmax()),
+            "predicted_top1": int(predicted.argmax()),
+            "rank": None if item.label is None else compare.rank_of(got, item.label),
+            "latency": result.latency,
+            "layers": None if result.layers is None else list(result.layers),
+        }
+        if not exact and self.summary.first_divergence is None:
+            row["divergence"] = self._explain(item.image).to_json()
+        totals = list(self.device.link_statistics())
+        row["link"] = [now - before for now, before in zip(totals, self._link, strict=True)]
+        self._link = totals
+        return row
+
+    def _explain(self, image: Image) -> compare.Divergence:
+        def trace() -> tuple[npt.NDArray[np.integer[Any]], Sequence[int]]:
+            run: Run = self.device.run(image, crcs=True)
+            return run.output, run.crcs or []
+
+        def read_output(index: int) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint16] | None]:
+            self.device.run(image, last=index)
+            return self.device.read_tensor(self.model.operators[index].output)
+
+        return compare.locate_divergence(self._operators, self.predictor.trace(image), trace, read_output)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self.journal.append(row)
+        self._take(row)
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if "board" in row:
+            self.build = row["board"]["build"]
+        if "image" in row:
+            if row["image"] in self.done:
+                return
+            self.done.add(row["image"])
+        self.summary.add(row)
