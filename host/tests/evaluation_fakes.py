@@ -35,7 +35,9 @@ def small_model(seed: int = 0, scale_mode: ScaleMode = ScaleMode.STATIC) -> Tvit
 def random_inputs(model: TvitModel, count: int, seed: int = 0) -> list[Input]:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, *model.info.input_shape), np.uint8)
-    return [Input(i, f"image {i}", int(i % model.info.classes), image) for i, image in enumerate(images)]
+    return [
+        Input(i, f"image {i}", int(i % model.info.classes), lambda image=image: image) for i, image in enumerate(images)
+    ]
 
 
 class FakeDevice:

@@ -10,11 +10,11 @@ from evaluation_fakes import FakeDevice, random_inputs, small_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvhil.errors import BoardError
+from tvhil.errors import BoardError, DatasetError
 from tvhil.evaluation import report as reports
 from tvhil.evaluation.compare import rank_of
 from tvhil.evaluation.journal import Journal, JournalError, read_journal
-from tvhil.evaluation.run import Evaluation, StoppedError, batch_size, predict_ahead
+from tvhil.evaluation.run import Evaluation, Input, StoppedError, batch_size, predict_ahead
 from tvhil.packing.format import ScaleMode
 from tvhil.prediction import Predictor
 
@@ -39,7 +39,7 @@ def test_the_board_gets_exactly_the_images_of_the_evaluation(tmp_path):
     model = small_model()
     device, inputs = FakeDevice(model), random_inputs(model, 5)
     evaluate(tmp_path / "j", model, device, inputs)
-    assert device.images == [item.image.tobytes() for item in inputs]
+    assert device.images == [item.load().tobytes() for item in inputs]
 
 
 @pytest.mark.parametrize("index", range(len(small_model().operators)))
@@ -48,7 +48,7 @@ def test_one_changed_element_is_reported_to_the_operator_token_and_channel(tmp_p
     op, tensor = model.operators[index], model.tensors[model.operators[index].output]
     token, channel = tensor.rows - 1, tensor.columns // 2
     inputs = random_inputs(model, 2)
-    original = int(Predictor(model).trace(inputs[0].image)[index].values[token, channel])
+    original = int(Predictor(model).trace(inputs[0].load())[index].values[token, channel])
 
     def corrupt(run, outputs):
         # A wrong operator changes its own output and everything that follows.
@@ -120,7 +120,7 @@ def test_a_board_that_stops_answering_keeps_the_journal_and_resume_runs_the_rest
         evaluate(tmp_path / "j", model, FakeDevice(model, dead_from=4), inputs)
     device = FakeDevice(model)
     summary = evaluate(tmp_path / "j", model, device, inputs)
-    assert device.images == [item.image.tobytes() for item in inputs[4:]]
+    assert device.images == [item.load().tobytes() for item in inputs[4:]]
     assert (summary.images, summary.bit_exact) == (10, 10)
 
 
@@ -199,21 +199,29 @@ def test_resuming_with_other_firmware_is_refused(tmp_path):
 def test_an_error_while_reading_the_dataset_comes_out(tmp_path):
     model = small_model()
 
-    def inputs():
-        yield from random_inputs(model, 2)
-        raise OSError("the archive is cut off")
+    def broken():
+        raise DatasetError("the archive is cut off")
 
-    with pytest.raises(OSError, match="cut off"):
-        evaluate(tmp_path / "j", model, FakeDevice(model), inputs())
+    inputs = [*random_inputs(model, 40), Input(40, "broken", 0, broken)]
+    with pytest.raises(DatasetError, match="cut off"):
+        evaluate(tmp_path / "j", model, FakeDevice(model), inputs)
+    assert sum("image" in row for row in read_journal(tmp_path / "j")[1]) == 32  # the batches before it
+
+
+def test_resuming_with_other_images_is_refused_naming_one(tmp_path):
+    model = small_model()
+    evaluate(tmp_path / "j", model, FakeDevice(model), random_inputs(model, 4))
+    with pytest.raises(JournalError, match="image 0 has changed"):
+        evaluate(tmp_path / "j", model, FakeDevice(model), random_inputs(model, 6, seed=9))
 
 
 def test_prediction_keeps_the_order_of_the_images():
     model = small_model()
     inputs = random_inputs(model, 23)
-    pairs = list(predict_ahead(inputs, Predictor(model), 4))
-    assert [item.index for item, _ in pairs] == list(range(23))
-    alone = Predictor(model).run(np.stack([item.image for item in inputs]))
-    assert np.array_equal(np.stack([logits for _, logits in pairs]), alone)
+    predicted = list(predict_ahead(inputs, Predictor(model), 4))
+    assert [entry.input.index for entry in predicted] == list(range(23))
+    alone = Predictor(model).run(np.stack([item.load() for item in inputs]))
+    assert np.array_equal(np.stack([entry.logits for entry in predicted]), alone)
 
 
 @pytest.mark.parametrize(("macs", "size"), [(1_000, 32), (1_254_000_000, 3), (4_600_000_000, 1), (0, 32)])
@@ -231,8 +239,8 @@ def test_rank_counts_ties_in_favour_of_the_lower_class(logits, data):
 
 def row(image, *, latency=100.0, label=1, rank=0, exact=True, layers=(40.0, 50.0)):
     return {
-        "image": image, "id": str(image), "label": label, "exact": exact, "error": 0 if exact else 9, "top1": 1,
-        "predicted_top1": 1, "rank": rank, "latency": latency, "layers": layers, "link": [10, 20, 1, 0, 0],
+        "image": image, "id": str(image), "image_crc": 0, "label": label, "exact": exact, "error": 9 * (not exact),
+        "top1": 1, "predicted_top1": 1, "rank": rank, "latency": latency, "layers": layers, "link": [10, 20, 1, 0, 0],
         "seconds": 0.5,
     }  # fmt: skip
 

@@ -23,7 +23,7 @@ JSON = st.recursive(
 
 
 def rows(n):
-    return [{"image": i, "value": "é\n\"x\"" * i} for i in range(n)]
+    return [{"image": i, "value": 'é\n"x"' * i} for i in range(n)]
 
 
 def write(path, n=5):

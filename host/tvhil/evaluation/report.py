@@ -2,8 +2,8 @@
 """The report of an evaluation: stable keys for machines, a table for people.
 
 `predict`, `run-eval`, `evaluate` and `bench` write the same keys where they mean the same thing; what was not measured
-is null. A report is computed from the journal alone (plus the predictions), so an evaluation that was killed and resumed
-reports what an undisturbed one does.
+is null. A report is computed from the journal alone (plus the predictions), so an evaluation that was killed and
+resumed reports what an undisturbed one does.
 """
 
 from __future__ import annotations

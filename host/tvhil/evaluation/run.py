@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,13 +40,21 @@ class Input:
         index: position in the evaluation, from 0.
         id: what the dataset calls it.
         label: its class, or None.
-        image: uint8 `[H][W][C]` as the model takes it.
+        load: the image, uint8 `[H][W][C]`, as the model takes it.
     """
 
     index: int
     id: str
     label: int | None
+    load: Callable[[], Image]
+
+
+class Predicted(NamedTuple):
+    """An image, ready to be sent, and the logits to expect."""
+
+    input: Input
     image: Image
+    logits: Logits
 
 
 class StoppedError(BoardError):
@@ -62,23 +71,21 @@ def operators_of(model: TvitModel) -> list[compare.Operator]:
     ]
 
 
-def predict_ahead(
-    inputs: Iterable[Input], predictor: Predictor, batch: int
-) -> Iterator[tuple[Input, Logits]]:
+def predict_ahead(inputs: Iterable[Input], predictor: Predictor, batch: int) -> Iterator[Predicted]:
     """Read and predict in another thread, a few batches ahead, so that the board need not wait."""
     iterator = iter(inputs)
 
-    def next_batch() -> list[tuple[Input, Logits]]:
+    def next_batch() -> list[Predicted]:
         chunk = list(islice(iterator, batch))
         if not chunk:
             return []
-        return list(zip(chunk, predictor.run(np.stack([item.image for item in chunk]), batch), strict=True))
+        images = [item.load() for item in chunk]
+        logits = predictor.run(np.stack(images), batch)
+        return [Predicted(*entry) for entry in zip(chunk, images, logits, strict=True)]
 
     pool = ThreadPoolExecutor(1, "predict")
     try:
-        futures: deque[Future[list[tuple[Input, Logits]]]] = deque(
-            pool.submit(next_batch) for _ in range(_BATCHES_AHEAD)
-        )
+        futures: deque[Future[list[Predicted]]] = deque(pool.submit(next_batch) for _ in range(_BATCHES_AHEAD))
         while done := futures.popleft().result():
             futures.append(pool.submit(next_batch))
             yield from done
@@ -121,6 +128,7 @@ class Evaluation:
         self.fail_fast = fail_fast
         self.summary = Summary()
         self.done: set[int] = set()
+        self._crcs: dict[int, int] = {}
         self._operators = operators_of(model)
         self._link = [0] * len(LINK_COUNTERS)
         self.build: str | None = None
@@ -140,10 +148,12 @@ class Evaluation:
             JournalError: the journal is of other firmware.
         """
         self._begin()
-        todo = (item for item in inputs if item.index not in self.done)
+        every = list(inputs)
+        self._check_images(every)
+        todo = (item for item in every if item.index not in self.done)
         started = time.monotonic()
-        for item, logits in predict_ahead(todo, self.predictor, batch_size(self.model.info.macs)):
-            row = self._run_one(item, logits)
+        for predicted in predict_ahead(todo, self.predictor, batch_size(self.model.info.macs)):
+            row = self._run_one(predicted)
             now = time.monotonic()
             row["seconds"], started = round(now - started, 6), now
             self._append(row)
@@ -151,9 +161,19 @@ class Evaluation:
                 finished(row)
             if self.fail_fast and not row["exact"]:
                 self._append({"memory": self.device.memory()})
-                raise StoppedError(f"image {item.id} is not bit-exact, and --fail-fast was given")
+                raise StoppedError(f"image {predicted.input.id} is not bit-exact, and --fail-fast was given")
         self._append({"memory": self.device.memory()})
         return self.summary
+
+    def _check_images(self, inputs: Sequence[Input]) -> None:
+        """Refuse to continue when the first or the last image of the journal is not what it was."""
+        for index, crc in self._crcs.items():
+            item = next((item for item in inputs if item.index == index), None)
+            if item is None or zlib.crc32(item.load().tobytes()) != crc:
+                raise JournalError(
+                    f"{self.journal.path} is of other images: {item.id if item else f'image {index}'} has changed. "
+                    "Choose another journal, or start over with --overwrite"
+                )
 
     def _begin(self) -> None:
         facts = self.device.facts()
@@ -166,13 +186,15 @@ class Evaluation:
         if self.build is None:
             self._append({"board": {"build": facts.build, "unit": facts.unit, "details": facts.details}})
 
-    def _run_one(self, item: Input, predicted: Logits) -> dict[str, Any]:
-        result = self.device.run(item.image)
+    def _run_one(self, entry: Predicted) -> dict[str, Any]:
+        item, image, predicted = entry
+        result = self.device.run(image)
         got = result.output.reshape(-1)
         exact = bool(np.array_equal(predicted, got))
         row: dict[str, Any] = {
             "image": item.index,
             "id": item.id,
+            "image_crc": zlib.crc32(image.tobytes()),
             "label": item.label,
             "exact": exact,
             "error": compare.max_abs_error(predicted, got),
@@ -183,7 +205,7 @@ class Evaluation:
             "layers": None if result.layers is None else list(result.layers),
         }
         if not exact and self.summary.first_divergence is None:
-            row["divergence"] = self._explain(item.image).to_json()
+            row["divergence"] = self._explain(image).to_json()
         totals = list(self.device.link_statistics())
         row["link"] = [now - before for now, before in zip(totals, self._link, strict=True)]
         self._link = totals
@@ -211,4 +233,6 @@ class Evaluation:
             if row["image"] in self.done:
                 return
             self.done.add(row["image"])
+            # The first and the last image are remembered.
+            self._crcs = {**dict(list(self._crcs.items())[:1]), row["image"]: row["image_crc"]}
         self.summary.add(row)
