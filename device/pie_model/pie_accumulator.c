@@ -22,14 +22,16 @@ typedef void mac_fn(pie_state_t *state, pie_q_t x, pie_q_t y);
  * signed forms; the unsigned forms take ACCX as unsigned 40 bits. */
 PIE_INLINE void accx_s8(pie_state_t *state, pie_q_t x, pie_q_t y) {
     int32_t sum = 0;
-    for (int i = 0; i < 16; i++) sum += x.s8[i] * y.s8[i];
+    for (int i = 0; i < 16; i++)
+        sum += x.s8[i] * y.s8[i];
     int64_t value = state->accx + sum;
     state->accx = CLAMP(value, MIN40, MAX40);
 }
 
 PIE_INLINE void accx_s16(pie_state_t *state, pie_q_t x, pie_q_t y) {
     int64_t value = state->accx;
-    for (int i = 0; i < 8; i++) value += x.s16[i] * y.s16[i];
+    for (int i = 0; i < 8; i++)
+        value += x.s16[i] * y.s16[i];
     state->accx = CLAMP(value, MIN40, MAX40);
 }
 
@@ -40,13 +42,15 @@ PIE_INLINE void accx_add_unsigned(pie_state_t *state, uint64_t sum) {
 
 PIE_INLINE void accx_u8(pie_state_t *state, pie_q_t x, pie_q_t y) {
     uint32_t sum = 0;
-    for (int i = 0; i < 16; i++) sum += (uint32_t)x.u8[i] * y.u8[i];
+    for (int i = 0; i < 16; i++)
+        sum += (uint32_t)x.u8[i] * y.u8[i];
     accx_add_unsigned(state, sum);
 }
 
 PIE_INLINE void accx_u16(pie_state_t *state, pie_q_t x, pie_q_t y) {
     uint64_t sum = 0;
-    for (int i = 0; i < 8; i++) sum += (uint32_t)x.u16[i] * y.u16[i];
+    for (int i = 0; i < 8; i++)
+        sum += (uint32_t)x.u16[i] * y.u16[i];
     accx_add_unsigned(state, sum);
 }
 
@@ -116,7 +120,8 @@ PIE_INLINE pie_status_t mac_broadcast(const pie_insn_t *insn, pie_state_t *state
     if (size == 1) element = (uint16_t)(element * 0x101);
     f(state, state->q[insn->qx], state->q[insn->qy]);
     if (qup) state->q[insn->qs0] = pie_funnel(state->q[insn->qs0], state->q[insn->qs1], state->sar_byte);
-    for (int i = 0; i < 8; i++) state->q[insn->qu].u16[i] = element;
+    for (int i = 0; i < 8; i++)
+        state->q[insn->qu].u16[i] = element;
     *as += size;
     return PIE_OK;
 }
@@ -124,18 +129,30 @@ PIE_INLINE pie_status_t mac_broadcast(const pie_insn_t *insn, pie_state_t *state
 #define IP (uint32_t) insn->imm
 #define XP *pie_ar(core, insn->ad)
 
-#define MACS(function, f)                                                                                        \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        PIE_UNUSED(core);                                                                                        \
-        return mac(insn, state, f);                                                                              \
-    }                                                                                                            \
-    PIE_INSTRUCTION(function##_ld_ip) { return mac_load(insn, state, core, f, IP, false); }                      \
-    PIE_INSTRUCTION(function##_ld_xp) { return mac_load(insn, state, core, f, XP, false); }                      \
-    PIE_INSTRUCTION(function##_ld_ip_qup) { return mac_load(insn, state, core, f, IP, true); }                   \
-    PIE_INSTRUCTION(function##_ld_xp_qup) { return mac_load(insn, state, core, f, XP, true); }
-#define BROADCAST_MACS(function, f, size)                                                                        \
-    PIE_INSTRUCTION(function##_ldbc_incp) { return mac_broadcast(insn, state, core, f, size, false); }           \
-    PIE_INSTRUCTION(function##_ldbc_incp_qup) { return mac_broadcast(insn, state, core, f, size, true); }
+#define MACS(function, f)                                                                                              \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        PIE_UNUSED(core);                                                                                              \
+        return mac(insn, state, f);                                                                                    \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_ld_ip) {                                                                                \
+        return mac_load(insn, state, core, f, IP, false);                                                              \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_ld_xp) {                                                                                \
+        return mac_load(insn, state, core, f, XP, false);                                                              \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_ld_ip_qup) {                                                                            \
+        return mac_load(insn, state, core, f, IP, true);                                                               \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_ld_xp_qup) {                                                                            \
+        return mac_load(insn, state, core, f, XP, true);                                                               \
+    }
+#define BROADCAST_MACS(function, f, size)                                                                              \
+    PIE_INSTRUCTION(function##_ldbc_incp) {                                                                            \
+        return mac_broadcast(insn, state, core, f, size, false);                                                       \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_ldbc_incp_qup) {                                                                        \
+        return mac_broadcast(insn, state, core, f, size, true);                                                        \
+    }
 
 MACS(ee_vmulas_s8_accx, accx_s8)
 MACS(ee_vmulas_s16_accx, accx_s16)
@@ -165,24 +182,25 @@ PIE_INLINE void scalar_mac_s8(const pie_insn_t *insn, pie_state_t *state) {
 
 PIE_INLINE void scalar_mac_s16(const pie_insn_t *insn, pie_state_t *state) {
     pie_q_t y;
-    for (int i = 0; i < 8; i++) y.s16[i] = state->q[insn->qy].s16[insn->sel];
+    for (int i = 0; i < 8; i++)
+        y.s16[i] = state->q[insn->qy].s16[insn->sel];
     qacc_s16(state, state->q[insn->qx], y);
 }
 
-#define SCALAR_MACS(function, f)                                                                                 \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        PIE_UNUSED(core);                                                                                        \
-        f(insn, state);                                                                                          \
-        return PIE_OK;                                                                                           \
-    }                                                                                                            \
-    PIE_INSTRUCTION(function##_ld_incp) {                                                                        \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        pie_q_t data;                                                                                            \
-        if (!pie_load(insn, core, *as, &data, 16)) return PIE_LOAD_ERROR;                                        \
-        f(insn, state);                                                                                          \
-        state->q[insn->qu] = data;                                                                               \
-        *as += 16;                                                                                               \
-        return PIE_OK;                                                                                           \
+#define SCALAR_MACS(function, f)                                                                                       \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        PIE_UNUSED(core);                                                                                              \
+        f(insn, state);                                                                                                \
+        return PIE_OK;                                                                                                 \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_ld_incp) {                                                                              \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        pie_q_t data;                                                                                                  \
+        if (!pie_load(insn, core, *as, &data, 16)) return PIE_LOAD_ERROR;                                              \
+        f(insn, state);                                                                                                \
+        state->q[insn->qu] = data;                                                                                     \
+        *as += 16;                                                                                                     \
+        return PIE_OK;                                                                                                 \
     }
 SCALAR_MACS(ee_vsmulas_s8_qacc, scalar_mac_s8)
 SCALAR_MACS(ee_vsmulas_s16_qacc, scalar_mac_s16)
@@ -207,33 +225,33 @@ PIE_INSTRUCTION(ee_zero_qacc) {
 }
 
 /* Sixteen bytes, or eight halfwords, extended to the lanes. */
-#define EXTEND(name, lanes, form, accumulator)                                                                   \
-    PIE_INLINE void name(pie_state_t *state, pie_q_t value) {                                                    \
-        for (unsigned i = 0; i < sizeof value.lanes / sizeof value.lanes[0]; i++)                                \
-            state->accumulator[i] = value.lanes[i];                                                              \
-        state->qacc_forms = form;                                                                                \
+#define EXTEND(name, lanes, form, accumulator)                                                                         \
+    PIE_INLINE void name(pie_state_t *state, pie_q_t value) {                                                          \
+        for (unsigned i = 0; i < sizeof value.lanes / sizeof value.lanes[0]; i++)                                      \
+            state->accumulator[i] = value.lanes[i];                                                                    \
+        state->qacc_forms = form;                                                                                      \
     }
 EXTEND(extend_s8, s8, PIE_FORM_20, qacc20)
 EXTEND(extend_u8, u8, PIE_FORM_20, qacc20)
 EXTEND(extend_s16, s16, PIE_FORM_40, qacc40)
 EXTEND(extend_u16, u16, PIE_FORM_40, qacc40)
 
-#define SETTERS(type)                                                                                            \
-    PIE_INSTRUCTION(ee_mov_##type##_qacc) {                                                                      \
-        PIE_UNUSED(core);                                                                                        \
-        extend_##type(state, state->q[insn->qs0]);                                                               \
-        return PIE_OK;                                                                                           \
-    }                                                                                                            \
-    LOAD_EXTEND(type, ip, IP)                                                                                    \
+#define SETTERS(type)                                                                                                  \
+    PIE_INSTRUCTION(ee_mov_##type##_qacc) {                                                                            \
+        PIE_UNUSED(core);                                                                                              \
+        extend_##type(state, state->q[insn->qs0]);                                                                     \
+        return PIE_OK;                                                                                                 \
+    }                                                                                                                  \
+    LOAD_EXTEND(type, ip, IP)                                                                                          \
     LOAD_EXTEND(type, xp, XP)
-#define LOAD_EXTEND(type, mode, increment)                                                                       \
-    PIE_INSTRUCTION(ee_ldqa_##type##_128_##mode) {                                                               \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        pie_q_t data;                                                                                            \
-        if (!pie_load(insn, core, *as, &data, 16)) return PIE_LOAD_ERROR;                                        \
-        extend_##type(state, data);                                                                              \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define LOAD_EXTEND(type, mode, increment)                                                                             \
+    PIE_INSTRUCTION(ee_ldqa_##type##_128_##mode) {                                                                     \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        pie_q_t data;                                                                                                  \
+        if (!pie_load(insn, core, *as, &data, 16)) return PIE_LOAD_ERROR;                                              \
+        extend_##type(state, data);                                                                                    \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 SETTERS(s8)
 SETTERS(u8)
@@ -243,22 +261,22 @@ SETTERS(u16)
 /* ---- raw loads and stores ------------------------------------------------------------------------------- */
 
 /* offset, size: the part of the 20 bytes; half: 0 QACC_L, 1 QACC_H */
-#define RAW_ACCESS(name, half, offset, size)                                                                     \
-    PIE_INSTRUCTION(ee_ld_##name) {                                                                              \
-        uint32_t *as = pie_ar(core, insn->as), data[(size) / 4];                                                 \
-        if (!pie_load(insn, core, *as, data, size)) return PIE_LOAD_ERROR;                                       \
-        pie_qacc_need(state, PIE_FORM_RAW);                                                                      \
-        memcpy(&state->qacc_raw[half][offset], data, size);                                                      \
-        state->qacc_forms = PIE_FORM_RAW;                                                                        \
-        *as += IP;                                                                                               \
-        return PIE_OK;                                                                                           \
-    }                                                                                                            \
-    PIE_INSTRUCTION(ee_st_##name) {                                                                              \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        pie_qacc_need(state, PIE_FORM_RAW);                                                                      \
-        if (!pie_store(insn, core, *as, &state->qacc_raw[half][offset], size)) return PIE_STORE_ERROR;           \
-        *as += IP;                                                                                               \
-        return PIE_OK;                                                                                           \
+#define RAW_ACCESS(name, half, offset, size)                                                                           \
+    PIE_INSTRUCTION(ee_ld_##name) {                                                                                    \
+        uint32_t *as = pie_ar(core, insn->as), data[(size) / 4];                                                       \
+        if (!pie_load(insn, core, *as, data, size)) return PIE_LOAD_ERROR;                                             \
+        pie_qacc_need(state, PIE_FORM_RAW);                                                                            \
+        memcpy(&state->qacc_raw[half][offset], data, size);                                                            \
+        state->qacc_forms = PIE_FORM_RAW;                                                                              \
+        *as += IP;                                                                                                     \
+        return PIE_OK;                                                                                                 \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(ee_st_##name) {                                                                                    \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        pie_qacc_need(state, PIE_FORM_RAW);                                                                            \
+        if (!pie_store(insn, core, *as, &state->qacc_raw[half][offset], size)) return PIE_STORE_ERROR;                 \
+        *as += IP;                                                                                                     \
+        return PIE_OK;                                                                                                 \
     }
 RAW_ACCESS(qacc_l_l_128_ip, 0, 0, 16)
 RAW_ACCESS(qacc_l_h_32_ip, 0, 16, 4)
@@ -286,24 +304,28 @@ PIE_INSTRUCTION(ee_st_accx_ip) {
 
 PIE_INSTRUCTION(ee_srcmb_s8_qacc) {
     unsigned shift = *pie_ar(core, insn->as) & 31;
+    pie_q_t result;
     pie_qacc_need(state, PIE_FORM_20);
     for (int i = 0; i < 16; i++) {
         int32_t lane = state->qacc20[i] >> shift;
         state->qacc20[i] = lane;
-        state->q[insn->qu].s8[i] = (int8_t)CLAMP(lane, INT8_MIN, INT8_MAX);
+        result.s8[i] = (int8_t)CLAMP(lane, INT8_MIN, INT8_MAX);
     }
+    state->q[insn->qu] = result;
     state->qacc_forms = PIE_FORM_20;
     return PIE_OK;
 }
 
 PIE_INSTRUCTION(ee_srcmb_s16_qacc) {
     unsigned shift = *pie_ar(core, insn->as) & 63;
+    pie_q_t result;
     pie_qacc_need(state, PIE_FORM_40);
     for (int i = 0; i < 8; i++) {
         int64_t lane = state->qacc40[i] >> shift;
         state->qacc40[i] = lane;
-        state->q[insn->qu].s16[i] = (int16_t)CLAMP(lane, INT16_MIN, INT16_MAX);
+        result.s16[i] = (int16_t)CLAMP(lane, INT16_MIN, INT16_MAX);
     }
+    state->q[insn->qu] = result;
     state->qacc_forms = PIE_FORM_40;
     return PIE_OK;
 }

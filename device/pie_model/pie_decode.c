@@ -87,7 +87,8 @@ static void put(text_t *text, char c) {
 }
 
 static void put_string(text_t *text, const char *string) {
-    while (*string) put(text, *string++);
+    while (*string)
+        put(text, *string++);
 }
 
 static void put_number(text_t *text, uint32_t value, uint32_t base) {
@@ -98,7 +99,8 @@ static void put_number(text_t *text, uint32_t value, uint32_t base) {
         digits[count++] = (char)(digit < 10 ? '0' + digit : 'a' + digit - 10);
         value /= base;
     } while (value);
-    while (count) put(text, digits[--count]);
+    while (count)
+        put(text, digits[--count]);
 }
 
 /* objdump prints what lies between -256 and 256 in decimal, anything else as an unsigned hexadecimal word. */
@@ -118,15 +120,32 @@ typedef struct operand_name {
     uint8_t member;
 } operand_name_t;
 
-#define REGISTER(letter, member) {#member, letter, offsetof(pie_insn_t, member)}
-#define NUMBER(member) {#member, 0, offsetof(pie_insn_t, member)}
+#define REGISTER(letter, member)                                                                                       \
+    { #member, letter, offsetof(pie_insn_t, member) }
+#define NUMBER(member)                                                                                                 \
+    { #member, 0, offsetof(pie_insn_t, member) }
 static const operand_name_t operand_names[] = {
-    REGISTER('q', qz),  REGISTER('q', qz1), REGISTER('q', qx),  REGISTER('q', qy),
-    REGISTER('q', qm),  REGISTER('q', qu),  REGISTER('q', qu1), REGISTER('q', qs0),
-    REGISTER('q', qs1), REGISTER('a', as),  REGISTER('a', ad),  REGISTER('a', at),
-    REGISTER('a', ax),  REGISTER('a', ay),  NUMBER(sel),        NUMBER(lane),
-    NUMBER(upd),        NUMBER(sar),        {"f0", 'f', offsetof(pie_insn_t, f)},
-    {"f1", 'f', offsetof(pie_insn_t, f) + 1}, {"f2", 'f', offsetof(pie_insn_t, f) + 2},
+    REGISTER('q', qz),
+    REGISTER('q', qz1),
+    REGISTER('q', qx),
+    REGISTER('q', qy),
+    REGISTER('q', qm),
+    REGISTER('q', qu),
+    REGISTER('q', qu1),
+    REGISTER('q', qs0),
+    REGISTER('q', qs1),
+    REGISTER('a', as),
+    REGISTER('a', ad),
+    REGISTER('a', at),
+    REGISTER('a', ax),
+    REGISTER('a', ay),
+    NUMBER(sel),
+    NUMBER(lane),
+    NUMBER(upd),
+    NUMBER(sar),
+    {"f0", 'f', offsetof(pie_insn_t, f)},
+    {"f1", 'f', offsetof(pie_insn_t, f) + 1},
+    {"f2", 'f', offsetof(pie_insn_t, f) + 2},
     {"f3", 'f', offsetof(pie_insn_t, f) + 3},
 };
 
@@ -146,7 +165,8 @@ int pie_disassemble(const pie_insn_t *insn, char *text, size_t size) {
         put_string(&out, info->mnemonic);
         for (const char *syntax = info->syntax; *syntax;) {
             size_t length = 0;
-            while (syntax[length] && syntax[length] != ',') length++;
+            while (syntax[length] && syntax[length] != ',')
+                length++;
             put_string(&out, syntax == info->syntax ? " " : ", ");
             const operand_name_t *name = NULL;
             for (size_t i = 0; i < sizeof operand_names / sizeof *operand_names; i++)

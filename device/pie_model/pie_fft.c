@@ -9,9 +9,9 @@
 
 /* x * y, or x * conjugate(y). Sums of two products have 33 bits. */
 PIE_INLINE void product(int16_t *z, const int16_t *x, const int16_t *y, bool conjugate, unsigned sar) {
-    int64_t xr = x[0], xi = x[1], yr = y[0], yi = conjugate ? -(int64_t)y[1] : y[1];
-    z[0] = (int16_t)((xr * yr - xi * yi) >> sar);
-    z[1] = (int16_t)((xi * yr + xr * yi) >> sar);
+    int32_t xr = x[0], xi = x[1], yr = y[0], yi = conjugate ? -y[1] : y[1];
+    z[0] = (int16_t)(((int64_t)(xr * yr) - xi * yi) >> sar);
+    z[1] = (int16_t)(((int64_t)(xi * yr) + xr * yi) >> sar);
 }
 
 /* ---- multiplication of one pair ---------------------------------------------------------------------------- */
@@ -41,7 +41,8 @@ PIE_INSTRUCTION(ee_fft_cmul_s16_st_xp) {
     unsigned lane = insn->sel & 6u;
     product(&data.s16[6], &x.s16[lane], &y.s16[lane], !(insn->sel & 1), pie_sar(core));
     if (insn->upd == 1) /* before the last stage of radix 2: x0 x1 v2 product */
-        for (int i = 0; i < 4; i++) data.s16[i] = (int16_t)(x.s16[i] >> insn->sar);
+        for (int i = 0; i < 4; i++)
+            data.s16[i] = (int16_t)(x.s16[i] >> insn->sar);
     if (insn->upd >= 2) /* last stage: x0 v2 x1 product */
         for (int i = 0; i < 2; i++) {
             data.s16[i] = (int16_t)(x.s16[i] >> insn->sar);
@@ -79,9 +80,11 @@ PIE_INSTRUCTION(ee_fft_r2bf_s16) {
 PIE_INSTRUCTION(ee_fft_r2bf_s16_st_incp) {
     uint32_t *as = pie_ar(core, insn->as);
     pie_q_t x = state->q[insn->qx], y = state->q[insn->qy], sum;
-    for (int i = 0; i < 8; i++) sum.s16[i] = (int16_t)((x.s16[i] + y.s16[i]) >> insn->sar);
+    for (int i = 0; i < 8; i++)
+        sum.s16[i] = (int16_t)((x.s16[i] + y.s16[i]) >> insn->sar);
     if (!pie_store(insn, core, *as, &sum, 16)) return PIE_STORE_ERROR;
-    for (int i = 0; i < 8; i++) state->q[insn->qz].s16[i] = (int16_t)(x.s16[i] - y.s16[i]);
+    for (int i = 0; i < 8; i++)
+        state->q[insn->qz].s16[i] = (int16_t)(x.s16[i] - y.s16[i]);
     *as += 16;
     return PIE_OK;
 }
@@ -95,13 +98,13 @@ typedef struct ams {
 
 /* For one pair of lanes: with s = (xr + yr, xi - yi) and t = (xr - yr, xi + yi) times m (sel 0) or its conjugate
  * (sel 1) shifted right by SAR: sum = s + t, difference = (sr - tr, ti - si). */
-PIE_INLINE ams_t add_multiply_subtract(const pie_insn_t *insn, const pie_state_t *state, unsigned lane,
-                                       unsigned sar) {
+PIE_INLINE ams_t add_multiply_subtract(const pie_insn_t *insn, const pie_state_t *state, unsigned lane, unsigned sar) {
     const int16_t *x = &state->q[insn->qx].s16[lane], *y = &state->q[insn->qy].s16[lane];
     const int16_t *m = &state->q[insn->qm].s16[lane];
-    int64_t dr = x[0] - y[0], di = x[1] + y[1], mr = m[0], mi = insn->sel ? -(int64_t)m[1] : m[1];
-    int sr = (int16_t)(x[0] + y[0]), si = (int16_t)(x[1] - y[1]);
-    int tr = (int16_t)((dr * mr - di * mi) >> sar), ti = (int16_t)((dr * mi + di * mr) >> sar);
+    int32_t dr = x[0] - y[0], di = x[1] + y[1], mr = m[0], mi = insn->sel ? -m[1] : m[1]; /* 17 by 16 bits */
+    int32_t sr = (int16_t)(x[0] + y[0]), si = (int16_t)(x[1] - y[1]);
+    int32_t tr = (int16_t)(((int64_t)(dr * mr) - di * mi) >> sar);
+    int32_t ti = (int16_t)(((int64_t)(dr * mi) + di * mr) >> sar);
     return (ams_t){{(int16_t)(sr + tr), (int16_t)(si + ti)}, {(int16_t)(sr - tr), (int16_t)(ti - si)}};
 }
 
@@ -142,7 +145,8 @@ PIE_INSTRUCTION(ee_fft_ams_s16_ld_r32_decp) {
     if (!pie_load(insn, core, *as, &data, 16)) return PIE_LOAD_ERROR;
     ams_t result = add_multiply_subtract(insn, state, 4, pie_sar(core));
     put_ams(insn, state, 4, &result);
-    for (int i = 0; i < 4; i++) state->q[insn->qu].u32[i] = data.u32[3 - i];
+    for (int i = 0; i < 4; i++)
+        state->q[insn->qu].u32[i] = data.u32[3 - i];
     *as -= 16;
     return PIE_OK;
 }
@@ -157,7 +161,8 @@ PIE_INSTRUCTION(ee_fft_ams_s16_st_incp) {
     data.u32[0] = *at;
     memcpy(&data.u32[1], &state->q[insn->qu], 12);
     if (!insn->sel)
-        for (int i = 0; i < 8; i++) data.s16[i] = (int16_t)(data.s16[i] >> 1);
+        for (int i = 0; i < 8; i++)
+            data.s16[i] = (int16_t)(data.s16[i] >> 1);
     if (!pie_store(insn, core, *as, &data, 16)) return PIE_STORE_ERROR;
     ams_t result = add_multiply_subtract(insn, state, 6, pie_sar(core));
     memcpy(&state->q[insn->qz1].s16[6], result.difference, 4);
@@ -172,7 +177,8 @@ PIE_INSTRUCTION(ee_fft_ams_s16_st_incp) {
 PIE_INSTRUCTION(ee_fft_vst_r32_decp) {
     uint32_t *as = pie_ar(core, insn->as);
     pie_q_t v = state->q[insn->qu], data;
-    for (int i = 0; i < 8; i++) data.s16[i] = (int16_t)(v.s16[(3 - i / 2) * 2 + i % 2] >> insn->sar);
+    for (int i = 0; i < 8; i++)
+        data.s16[i] = (int16_t)(v.s16[(3 - i / 2) * 2 + i % 2] >> insn->sar);
     if (!pie_store(insn, core, *as, &data, 16)) return PIE_STORE_ERROR;
     *as -= 16;
     return PIE_OK;

@@ -3,9 +3,11 @@
 #ifndef PIE_INTERNAL_H
 #define PIE_INTERNAL_H
 
-#include <string.h>
-
 #include "pie_model.h"
+
+/* Declared here: a freestanding toolchain need not have string.h. */
+void *memcpy(void *restrict to, const void *restrict from, size_t size);
+void *memset(void *to, int value, size_t size);
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the PIE model needs a little-endian machine"
@@ -61,7 +63,7 @@ PIE_OPCODES(PIE_PROTOTYPE)
 #undef PIE_PROTOTYPE
 
 /* Defines the function of one opcode. The arguments are in scope of the body. */
-#define PIE_INSTRUCTION(function)                                                                                \
+#define PIE_INSTRUCTION(function)                                                                                      \
     pie_status_t pie_##function(const pie_insn_t *insn, pie_state_t *state, pie_core_t *core)
 
 #define PIE_INLINE static inline __attribute__((always_inline))
@@ -73,7 +75,9 @@ PIE_INLINE uint32_t *pie_ar(const pie_core_t *core, unsigned n) {
     return &core->ar[(core->ar_base + n) & core->ar_mask];
 }
 
-PIE_INLINE unsigned pie_sar(const pie_core_t *core) { return *core->sar & 63; }
+PIE_INLINE unsigned pie_sar(const pie_core_t *core) {
+    return *core->sar & 63;
+}
 
 /* ---- QACC in its three forms ------------------------------------------------------------------------------ */
 
@@ -89,18 +93,46 @@ PIE_INLINE void pie_qacc_need(pie_state_t *state, unsigned form) {
 }
 
 /* Sign-extends the low 40 bits. */
-PIE_INLINE int64_t pie_extend40(int64_t value) { return (int64_t)((uint64_t)value << 24) >> 24; }
+PIE_INLINE int64_t pie_extend40(int64_t value) {
+    return (int64_t)((uint64_t)value << 24) >> 24;
+}
 
 /* ---- memory --------------------------------------------------------------------------------------------- */
 
 /* The masked address of an access; reports a misaligned one. size is a power of two. */
-PIE_INLINE uint32_t pie_address(const pie_insn_t *insn, pie_core_t *core, uint32_t address, uint32_t size, bool report) {
+PIE_INLINE uint32_t pie_address(const pie_insn_t *insn, pie_core_t *core, uint32_t address, uint32_t size,
+                                bool report) {
     uint32_t masked = address & ~(size - 1);
     if (report && address != masked && core->bus.misaligned)
         core->bus.misaligned(core->bus.context, insn, address, size);
     core->access_address = masked;
     return masked;
 }
+
+#ifdef PIE_DIRECT_MEMORY
+/* Words that may alias anything: what the compiler turns into plain l32i and s32i, not a call of memcpy. */
+typedef struct {
+    uint32_t word[4];
+} __attribute__((may_alias)) pie_words4_t;
+typedef struct {
+    uint32_t word[2];
+} __attribute__((may_alias)) pie_words2_t;
+typedef uint32_t __attribute__((may_alias)) pie_word_t;
+typedef uint16_t __attribute__((may_alias)) pie_halfword_t;
+
+PIE_INLINE void pie_copy_aligned(void *to, const void *from, uint32_t size) {
+    if (size == 16)
+        *(pie_words4_t *)to = *(const pie_words4_t *)from;
+    else if (size == 8)
+        *(pie_words2_t *)to = *(const pie_words2_t *)from;
+    else if (size == 4)
+        *(pie_word_t *)to = *(const pie_word_t *)from;
+    else if (size == 2)
+        *(pie_halfword_t *)to = *(const pie_halfword_t *)from;
+    else
+        *(uint8_t *)to = *(const uint8_t *)from;
+}
+#endif
 
 /*
  * Every function of an opcode that accesses memory does so before it changes any register, so that a failed
@@ -110,7 +142,7 @@ PIE_INLINE bool pie_load_any(const pie_insn_t *insn, pie_core_t *core, uint32_t 
                              bool report) {
     uint32_t masked = pie_address(insn, core, address, size, report);
 #ifdef PIE_DIRECT_MEMORY
-    memcpy(data, __builtin_assume_aligned((const void *)(uintptr_t)masked, size < 4 ? size : 4), size);
+    pie_copy_aligned(data, (const void *)(uintptr_t)masked, size);
     return true;
 #else
     const pie_bus_t *bus = &core->bus;
@@ -138,7 +170,7 @@ PIE_INLINE bool pie_load_unaligned(const pie_insn_t *insn, pie_core_t *core, uin
 PIE_INLINE bool pie_store(const pie_insn_t *insn, pie_core_t *core, uint32_t address, const void *data, uint32_t size) {
     uint32_t masked = pie_address(insn, core, address, size, true);
 #ifdef PIE_DIRECT_MEMORY
-    memcpy(__builtin_assume_aligned((void *)(uintptr_t)masked, size < 4 ? size : 4), data, size);
+    pie_copy_aligned((void *)(uintptr_t)masked, data, size);
     return true;
 #else
     const pie_bus_t *bus = &core->bus;

@@ -35,21 +35,29 @@ PIE_INLINE pie_status_t with_store(const pie_insn_t *insn, pie_state_t *state, p
     return PIE_OK;
 }
 
-#define PLAIN(function, f)                                                                                       \
-    PIE_INSTRUCTION(function) { return plain(insn, state, core, f); }
-#define FUSED(function, f)                                                                                       \
-    PIE_INSTRUCTION(function) { return plain(insn, state, core, f); }                                            \
-    PIE_INSTRUCTION(function##_ld_incp) { return with_load(insn, state, core, f); }                              \
-    PIE_INSTRUCTION(function##_st_incp) { return with_store(insn, state, core, f); }
+#define PLAIN(function, f)                                                                                             \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        return plain(insn, state, core, f);                                                                            \
+    }
+#define FUSED(function, f)                                                                                             \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        return plain(insn, state, core, f);                                                                            \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_ld_incp) {                                                                              \
+        return with_load(insn, state, core, f);                                                                        \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(function##_st_incp) {                                                                              \
+        return with_store(insn, state, core, f);                                                                       \
+    }
 
 /* Defines f(z, x, y, sar): expression gives lane i of the result, of a type wide enough, from a and b. */
-#define LANES(f, lanes, wide, expression)                                                                        \
-    PIE_INLINE void f(pie_q_t *z, pie_q_t x, pie_q_t y, unsigned sar) {                                          \
-        PIE_UNUSED(sar);                                                                                         \
-        for (unsigned i = 0; i < sizeof x.lanes / sizeof x.lanes[0]; i++) {                                      \
-            wide a = x.lanes[i], b = y.lanes[i];                                                                 \
-            z->lanes[i] = (__typeof__(x.lanes[0]))(expression);                                                  \
-        }                                                                                                        \
+#define LANES(f, lanes, wide, expression)                                                                              \
+    PIE_INLINE void f(pie_q_t *z, pie_q_t x, pie_q_t y, unsigned sar) {                                                \
+        PIE_UNUSED(sar);                                                                                               \
+        for (unsigned i = 0; i < sizeof x.lanes / sizeof x.lanes[0]; i++) {                                            \
+            wide a = x.lanes[i], b = y.lanes[i];                                                                       \
+            z->lanes[i] = (__typeof__(x.lanes[0]))(expression);                                                        \
+        }                                                                                                              \
     }
 
 /* ---- saturating addition, subtraction; minimum, maximum; comparison --------------------------------------- */
@@ -116,9 +124,9 @@ FUSED(ee_vmul_u16, mul_u16)
 
 /* One complex product: first * second, or conjugate(first) * second. Real lanes are even, imaginary ones odd. */
 PIE_INLINE void complex_product(int16_t *z, const int16_t *x, const int16_t *y, bool conjugate, unsigned sar) {
-    int64_t xr = x[0], xi = conjugate ? -(int64_t)x[1] : x[1], yr = y[0], yi = y[1];
-    z[0] = (int16_t)((xr * yr - xi * yi) >> sar);
-    z[1] = (int16_t)((xr * yi + xi * yr) >> sar);
+    int32_t xr = x[0], xi = conjugate ? -x[1] : x[1], yr = y[0], yi = y[1];
+    z[0] = (int16_t)(((int64_t)(xr * yr) - xi * yi) >> sar);
+    z[1] = (int16_t)(((int64_t)(xr * yi) + xi * yr) >> sar);
 }
 
 /* Two complex products in the half of the vector that sel & 1 picks; sel & 2: conjugate of the first factor. */
@@ -154,8 +162,8 @@ PIE_INSTRUCTION(ee_cmul_s16_st_incp) {
 /* ---- leaky rectifiers: lanes <= 0 become (lane * slope) >> shift, low bits kept ---------------------------- */
 
 /* A product of 16 bits by 16 bits shifted by 31 is its sign, so are the shifts 32 to 63. */
-LANES(prelu_s8, s8, int, a <= 0 ? a *b >> (sar & 31) : a)
-LANES(prelu_s16, s16, int, a <= 0 ? a *b >> (sar < 32 ? sar : 31) : a)
+LANES(prelu_s8, s8, int, a <= 0 ? a * b >> (sar & 31) : a)
+LANES(prelu_s16, s16, int, a <= 0 ? a * b >> (sar < 32 ? sar : 31) : a)
 
 PIE_INSTRUCTION(ee_vprelu_s8) {
     prelu_s8(&state->q[insn->qz], state->q[insn->qx], state->q[insn->qy], *pie_ar(core, insn->ay) & 31);
@@ -169,14 +177,16 @@ PIE_INSTRUCTION(ee_vprelu_s16) {
 
 PIE_INSTRUCTION(ee_vrelu_s8) {
     pie_q_t slope;
-    for (int i = 0; i < 16; i++) slope.u8[i] = (uint8_t)*pie_ar(core, insn->ax);
+    for (int i = 0; i < 16; i++)
+        slope.u8[i] = (uint8_t)*pie_ar(core, insn->ax);
     prelu_s8(&state->q[insn->qs0], state->q[insn->qs0], slope, *pie_ar(core, insn->ay) & 31);
     return PIE_OK;
 }
 
 PIE_INSTRUCTION(ee_vrelu_s16) {
     pie_q_t slope;
-    for (int i = 0; i < 8; i++) slope.u16[i] = (uint16_t)*pie_ar(core, insn->ax);
+    for (int i = 0; i < 8; i++)
+        slope.u16[i] = (uint16_t)*pie_ar(core, insn->ax);
     prelu_s16(&state->q[insn->qs0], state->q[insn->qs0], slope, *pie_ar(core, insn->ay) & 63);
     return PIE_OK;
 }
@@ -192,7 +202,8 @@ PLAIN(ee_xorq, xor_q)
 
 PIE_INSTRUCTION(ee_notq) {
     PIE_UNUSED(core);
-    for (int i = 0; i < 4; i++) state->q[insn->qz].u32[i] = ~state->q[insn->qx].u32[i];
+    for (int i = 0; i < 4; i++)
+        state->q[insn->qz].u32[i] = ~state->q[insn->qx].u32[i];
     return PIE_OK;
 }
 
@@ -270,15 +281,15 @@ PIE_INSTRUCTION(ee_src_q_qup) {
     return PIE_OK;
 }
 
-#define SRC_LOAD(function, increment)                                                                            \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        pie_q_t data;                                                                                            \
-        if (!pie_load_unaligned(insn, core, *as, &data, 16)) return PIE_LOAD_ERROR;                              \
-        state->q[insn->qs0] = source(insn, state);                                                               \
-        state->q[insn->qu] = data;                                                                               \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define SRC_LOAD(function, increment)                                                                                  \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        pie_q_t data;                                                                                                  \
+        if (!pie_load_unaligned(insn, core, *as, &data, 16)) return PIE_LOAD_ERROR;                                    \
+        state->q[insn->qs0] = source(insn, state);                                                                     \
+        state->q[insn->qu] = data;                                                                                     \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 SRC_LOAD(ee_src_q_ld_ip, (uint32_t)insn->imm)
 SRC_LOAD(ee_src_q_ld_xp, *pie_ar(core, insn->ad))
@@ -293,28 +304,28 @@ PIE_INSTRUCTION(ee_srcq_128_st_incp) {
 
 /* ---- interleaving --------------------------------------------------------------------------------------- */
 
-#define ZIPS(bits, lanes, count)                                                                                 \
-    PIE_INSTRUCTION(ee_vzip_##bits) {                                                                            \
-        PIE_UNUSED(core);                                                                                        \
-        pie_q_t a = state->q[insn->qs0], b = state->q[insn->qs1];                                                \
-        for (int i = 0; i < (count) / 2; i++) {                                                                  \
-            state->q[insn->qs0].lanes[2 * i] = a.lanes[i];                                                       \
-            state->q[insn->qs0].lanes[2 * i + 1] = b.lanes[i];                                                   \
-            state->q[insn->qs1].lanes[2 * i] = a.lanes[(count) / 2 + i];                                         \
-            state->q[insn->qs1].lanes[2 * i + 1] = b.lanes[(count) / 2 + i];                                     \
-        }                                                                                                        \
-        return PIE_OK;                                                                                           \
-    }                                                                                                            \
-    PIE_INSTRUCTION(ee_vunzip_##bits) {                                                                          \
-        PIE_UNUSED(core);                                                                                        \
-        pie_q_t a = state->q[insn->qs0], b = state->q[insn->qs1];                                                \
-        for (int i = 0; i < (count) / 2; i++) {                                                                  \
-            state->q[insn->qs0].lanes[i] = a.lanes[2 * i];                                                       \
-            state->q[insn->qs0].lanes[(count) / 2 + i] = b.lanes[2 * i];                                         \
-            state->q[insn->qs1].lanes[i] = a.lanes[2 * i + 1];                                                   \
-            state->q[insn->qs1].lanes[(count) / 2 + i] = b.lanes[2 * i + 1];                                     \
-        }                                                                                                        \
-        return PIE_OK;                                                                                           \
+#define ZIPS(bits, lanes, count)                                                                                       \
+    PIE_INSTRUCTION(ee_vzip_##bits) {                                                                                  \
+        PIE_UNUSED(core);                                                                                              \
+        pie_q_t a = state->q[insn->qs0], b = state->q[insn->qs1];                                                      \
+        for (int i = 0; i < (count) / 2; i++) {                                                                        \
+            state->q[insn->qs0].lanes[2 * i] = a.lanes[i];                                                             \
+            state->q[insn->qs0].lanes[2 * i + 1] = b.lanes[i];                                                         \
+            state->q[insn->qs1].lanes[2 * i] = a.lanes[(count) / 2 + i];                                               \
+            state->q[insn->qs1].lanes[2 * i + 1] = b.lanes[(count) / 2 + i];                                           \
+        }                                                                                                              \
+        return PIE_OK;                                                                                                 \
+    }                                                                                                                  \
+    PIE_INSTRUCTION(ee_vunzip_##bits) {                                                                                \
+        PIE_UNUSED(core);                                                                                              \
+        pie_q_t a = state->q[insn->qs0], b = state->q[insn->qs1];                                                      \
+        for (int i = 0; i < (count) / 2; i++) {                                                                        \
+            state->q[insn->qs0].lanes[i] = a.lanes[2 * i];                                                             \
+            state->q[insn->qs0].lanes[(count) / 2 + i] = b.lanes[2 * i];                                               \
+            state->q[insn->qs1].lanes[i] = a.lanes[2 * i + 1];                                                         \
+            state->q[insn->qs1].lanes[(count) / 2 + i] = b.lanes[2 * i + 1];                                           \
+        }                                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 ZIPS(8, u8, 16)
 ZIPS(16, u16, 8)

@@ -12,22 +12,22 @@ pie_status_t pie_execute(const pie_insn_t *insn, pie_state_t *state, pie_core_t 
 
 /* ---- whole vectors and halves --------------------------------------------------------------------------- */
 
-#define LOAD_VECTOR(function, increment)                                                                         \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        if (!pie_load(insn, core, *as, &state->q[insn->qu], 16)) return PIE_LOAD_ERROR;                          \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define LOAD_VECTOR(function, increment)                                                                               \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        if (!pie_load(insn, core, *as, &state->q[insn->qu], 16)) return PIE_LOAD_ERROR;                                \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 LOAD_VECTOR(ee_vld_128_ip, IP)
 LOAD_VECTOR(ee_vld_128_xp, XP)
 
-#define STORE_VECTOR(function, increment)                                                                        \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        if (!pie_store(insn, core, *as, &state->q[insn->qu], 16)) return PIE_STORE_ERROR;                        \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define STORE_VECTOR(function, increment)                                                                              \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        if (!pie_store(insn, core, *as, &state->q[insn->qu], 16)) return PIE_STORE_ERROR;                              \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 STORE_VECTOR(ee_vst_128_ip, IP)
 STORE_VECTOR(ee_vst_128_xp, XP)
@@ -43,24 +43,24 @@ PIE_INSTRUCTION(st_qr) {
     return pie_store(insn, core, address, &state->q[insn->qu], 16) ? PIE_OK : PIE_STORE_ERROR;
 }
 
-#define LOAD_HALF(function, half, increment)                                                                     \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        if (!pie_load(insn, core, *as, &state->q[insn->qu].u64[half], 8)) return PIE_LOAD_ERROR;                 \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define LOAD_HALF(function, half, increment)                                                                           \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        if (!pie_load(insn, core, *as, &state->q[insn->qu].u64[half], 8)) return PIE_LOAD_ERROR;                       \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 LOAD_HALF(ee_vld_l_64_ip, 0, IP)
 LOAD_HALF(ee_vld_l_64_xp, 0, XP)
 LOAD_HALF(ee_vld_h_64_ip, 1, IP)
 LOAD_HALF(ee_vld_h_64_xp, 1, XP)
 
-#define STORE_HALF(function, half, increment)                                                                    \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        if (!pie_store(insn, core, *as, &state->q[insn->qu].u64[half], 8)) return PIE_STORE_ERROR;               \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define STORE_HALF(function, half, increment)                                                                          \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        if (!pie_store(insn, core, *as, &state->q[insn->qu].u64[half], 8)) return PIE_STORE_ERROR;                     \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 STORE_HALF(ee_vst_l_64_ip, 0, IP)
 STORE_HALF(ee_vst_l_64_xp, 0, XP)
@@ -68,27 +68,28 @@ STORE_HALF(ee_vst_h_64_ip, 1, IP)
 STORE_HALF(ee_vst_h_64_xp, 1, XP)
 
 /* Loads the aligned vector and remembers in SAR_BYTE how far the pointer is from it. */
-#define LOAD_USAR(function, increment)                                                                           \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        if (!pie_load_unaligned(insn, core, *as, &state->q[insn->qu], 16)) return PIE_LOAD_ERROR;                \
-        state->sar_byte = *as & 15;                                                                              \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define LOAD_USAR(function, increment)                                                                                 \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        if (!pie_load_unaligned(insn, core, *as, &state->q[insn->qu], 16)) return PIE_LOAD_ERROR;                      \
+        state->sar_byte = *as & 15;                                                                                    \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 LOAD_USAR(ee_ld_128_usar_ip, IP)
 LOAD_USAR(ee_ld_128_usar_xp, XP)
 
 /* ---- broadcasts ----------------------------------------------------------------------------------------- */
 
-#define LOAD_BROADCAST(function, type, lanes, increment)                                                         \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        uint32_t *as = pie_ar(core, insn->as);                                                                   \
-        type##_t value;                                                                                          \
-        if (!pie_load(insn, core, *as, &value, sizeof value)) return PIE_LOAD_ERROR;                             \
-        for (unsigned i = 0; i < 16 / sizeof value; i++) state->q[insn->qu].lanes[i] = value;                    \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define LOAD_BROADCAST(function, type, lanes, increment)                                                               \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        uint32_t *as = pie_ar(core, insn->as);                                                                         \
+        type##_t value;                                                                                                \
+        if (!pie_load(insn, core, *as, &value, sizeof value)) return PIE_LOAD_ERROR;                                   \
+        for (unsigned i = 0; i < 16 / sizeof value; i++)                                                               \
+            state->q[insn->qu].lanes[i] = value;                                                                       \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 LOAD_BROADCAST(ee_vldbc_8, uint8, u8, 0)
 LOAD_BROADCAST(ee_vldbc_8_ip, uint8, u8, IP)
@@ -130,28 +131,30 @@ PIE_INSTRUCTION(ee_stxq_32) {
 
 /* ---- FPU registers: f0 from the lowest address ---------------------------------------------------------- */
 
-#define LOAD_FLOATS(function, count, increment)                                                                  \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        PIE_UNUSED(state);                                                                                       \
-        uint32_t *as = pie_ar(core, insn->as), values[count];                                                    \
-        if (!pie_load(insn, core, *as, values, sizeof values)) return PIE_LOAD_ERROR;                            \
-        for (int i = 0; i < count; i++) core->fr[insn->f[i]] = values[i];                                        \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define LOAD_FLOATS(function, count, increment)                                                                        \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        PIE_UNUSED(state);                                                                                             \
+        uint32_t *as = pie_ar(core, insn->as), values[count];                                                          \
+        if (!pie_load(insn, core, *as, values, sizeof values)) return PIE_LOAD_ERROR;                                  \
+        for (int i = 0; i < count; i++)                                                                                \
+            core->fr[insn->f[i]] = values[i];                                                                          \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 LOAD_FLOATS(ee_ldf_64_ip, 2, IP)
 LOAD_FLOATS(ee_ldf_64_xp, 2, XP)
 LOAD_FLOATS(ee_ldf_128_ip, 4, IP)
 LOAD_FLOATS(ee_ldf_128_xp, 4, XP)
 
-#define STORE_FLOATS(function, count, increment)                                                                 \
-    PIE_INSTRUCTION(function) {                                                                                  \
-        PIE_UNUSED(state);                                                                                       \
-        uint32_t *as = pie_ar(core, insn->as), values[count];                                                    \
-        for (int i = 0; i < count; i++) values[i] = core->fr[insn->f[i]];                                        \
-        if (!pie_store(insn, core, *as, values, sizeof values)) return PIE_STORE_ERROR;                          \
-        *as += increment;                                                                                        \
-        return PIE_OK;                                                                                           \
+#define STORE_FLOATS(function, count, increment)                                                                       \
+    PIE_INSTRUCTION(function) {                                                                                        \
+        PIE_UNUSED(state);                                                                                             \
+        uint32_t *as = pie_ar(core, insn->as), values[count];                                                          \
+        for (int i = 0; i < count; i++)                                                                                \
+            values[i] = core->fr[insn->f[i]];                                                                          \
+        if (!pie_store(insn, core, *as, values, sizeof values)) return PIE_STORE_ERROR;                                \
+        *as += increment;                                                                                              \
+        return PIE_OK;                                                                                                 \
     }
 STORE_FLOATS(ee_stf_64_ip, 2, IP)
 STORE_FLOATS(ee_stf_64_xp, 2, XP)

@@ -20,6 +20,10 @@
  *   ee.fft.ams.s16.ld.incp, ee.fft.ams.s16.ld.incp.uaup, ee.fft.ams.s16.ld.r32.decp, ee.fft.ams.s16.st.incp,
  *   ee.fft.cmul.s16.st.xp, ee.wr_mask_gpio_out, ee.set_bit_gpio_out, ee.clr_bit_gpio_out, ee.get_gpio_in,
  *   rur.gpio_out, wur.gpio_out. pie_opcode_info_t.flags marks them PIE_UNVERIFIED.
+ * Known only from an emulator or from disagreeing texts: the width of ee.bitrev (here FFT_BIT_WIDTH itself, ESP-DL
+ *   has FFT_BIT_WIDTH + 3); ee.fft.cmul.s16.ld.xp as a whole, sel 6 and 7 (here: qz unchanged); vmulas...qup with
+ *   qu = qs1 (here: qs1 is read before the load, as everywhere); SAR above 32 in ee.vmul, ee.vsl and ee.vsr (here
+ *   as SAR = 32). Two destinations that are the same register: unspecified.
  */
 #ifndef PIE_MODEL_H
 #define PIE_MODEL_H
@@ -158,12 +162,12 @@ typedef union pie_q {
  */
 typedef struct pie_state {
     _Alignas(16) pie_q_t q[8];
-    _Alignas(16) int32_t qacc20[16]; /* 20-bit lanes, sign-extended; valid if qacc_forms & 1 */
-    _Alignas(16) int64_t qacc40[8];  /* 40-bit lanes, sign-extended; valid if qacc_forms & 2 */
+    _Alignas(16) int32_t qacc20[16];      /* 20-bit lanes, sign-extended; valid if qacc_forms & 1 */
+    _Alignas(16) int64_t qacc40[8];       /* 40-bit lanes, sign-extended; valid if qacc_forms & 2 */
     _Alignas(16) uint8_t qacc_raw[2][20]; /* [0] QACC_L, [1] QACC_H; valid if qacc_forms & 4 */
-    _Alignas(8) int64_t accx; /* 40 bits, sign-extended */
+    _Alignas(8) int64_t accx;             /* 40 bits, sign-extended */
     _Alignas(16) pie_q_t ua_state;
-    uint8_t qacc_forms; /* which of the three hold the current value; at least one does */
+    uint8_t qacc_forms;    /* which of the three hold the current value; at least one does */
     uint8_t sar_byte;      /* 4 bits */
     uint8_t fft_bit_width; /* 4 bits */
     uint8_t gpio_out;      /* 8 bits */
@@ -203,8 +207,8 @@ bool pie_write_user_register(pie_state_t *state, unsigned number, uint32_t value
  *
  * Otherwise: when load_pages is set and load_pages[address >> page_shift] is not NULL, that is the host memory
  * of the whole page, and it is read directly; else load() is called. Stores likewise with store_pages. Pages are
- * at least 16 bytes and their host memory is 16-byte aligned. load() and store() return false when nothing is
- * mapped there; NULL means nothing is mapped outside the pages.
+ * at least 16 bytes. load() and store() return false, and have copied nothing, when nothing is mapped there; NULL
+ * means nothing is mapped outside the pages.
  */
 typedef struct pie_bus {
     uint8_t *const *load_pages;
@@ -226,9 +230,9 @@ typedef struct pie_core {
     uint32_t *ar;
     uint32_t ar_base;
     uint32_t ar_mask;
-    const uint32_t *sar; /* the core's SAR, 6 bits used */
-    uint32_t *fr;        /* 16 FPU registers as bit patterns; may be NULL if no ee.ldf/ee.stf is executed */
-    uint8_t gpio_in;     /* what ee.get_gpio_in reads */
+    const uint32_t *sar;     /* the core's SAR, 6 bits used */
+    uint32_t *fr;            /* 16 FPU registers as bit patterns; may be NULL if no ee.ldf/ee.stf is executed */
+    uint8_t gpio_in;         /* what ee.get_gpio_in reads */
     uint32_t access_address; /* out: masked address of the latest memory access, for timing models */
     pie_bus_t bus;
 } pie_core_t;

@@ -36,7 +36,8 @@ static void unpack20(uint8_t raw[2][20], int32_t lanes[16]) {
 }
 
 static void pack40(const int64_t lanes[8], uint8_t raw[2][20]) {
-    for (int i = 0; i < 8; i++) memcpy(&raw[i / 4][i % 4 * 5], &lanes[i], 5);
+    for (int i = 0; i < 8; i++)
+        memcpy(&raw[i / 4][i % 4 * 5], &lanes[i], 5);
 }
 
 static void unpack40(uint8_t raw[2][20], int64_t lanes[8]) {
@@ -127,15 +128,15 @@ bool pie_write_user_register(pie_state_t *state, unsigned number, uint32_t value
     return true;
 }
 
-#define PIE_RUR(name, number)                                                                                    \
-    PIE_INSTRUCTION(rur_##name) {                                                                                \
-        pie_read_user_register(state, number, pie_ar(core, insn->at));                                           \
-        return PIE_OK;                                                                                           \
+#define PIE_RUR(name, number)                                                                                          \
+    PIE_INSTRUCTION(rur_##name) {                                                                                      \
+        pie_read_user_register(state, number, pie_ar(core, insn->at));                                                 \
+        return PIE_OK;                                                                                                 \
     }
-#define PIE_WUR(name, number)                                                                                    \
-    PIE_INSTRUCTION(wur_##name) {                                                                                \
-        pie_write_user_register(state, number, *pie_ar(core, insn->at));                                         \
-        return PIE_OK;                                                                                           \
+#define PIE_WUR(name, number)                                                                                          \
+    PIE_INSTRUCTION(wur_##name) {                                                                                      \
+        pie_write_user_register(state, number, *pie_ar(core, insn->at));                                               \
+        return PIE_OK;                                                                                                 \
     }
 #define PIE_USER_REGISTER(name, number) PIE_RUR(name, number) PIE_WUR(name, number)
 

@@ -20,7 +20,7 @@ typedef struct driver_machine {
     uint32_t use_pages;                /* 0: through the callbacks */
     uint32_t access_address;           /* out */
     uint32_t misaligned_count, misaligned_address, misaligned_size; /* out */
-    uint32_t qacc_form;                /* bring QACC into this form first: 0 as written, 1, 2 or 4 */
+    uint32_t qacc_form; /* bring QACC into this form first: 0 as written, 1, 2 or 4 */
     uint8_t *memory;
 } driver_machine_t;
 
