@@ -19,7 +19,7 @@ static int observe(void *user, const tvit_context *context, uint32_t operator_in
     server->operators_run = operator_index + 1;
     if (port->keep_alive) port->keep_alive(port->user);
     if (server->progress_every && server->operators_run % server->progress_every == 0)
-        tvit_send_progress(server, server->barrier_sequence);
+        tvit_send_progress(server, server->run_sequence);
     tvit_server_poll(server);
     server->operator_start = port->counter(port->user);
     server->observed += server->operator_start - end;
@@ -63,6 +63,7 @@ void tvit_handle_run(tvit_server *server, const tvit_frame *request) {
     }
 
     server->running = 1;
+    server->run_sequence = frame.sequence;
     tvit_send_progress(server, frame.sequence);
     server->observed = 0;
     const uint64_t start = port->counter(port->user);

@@ -106,8 +106,8 @@ static void handle_hello(tvit_server *server, const tvit_frame *frame) {
 }
 
 static void set_barrier(tvit_server *server, const tvit_frame *frame) {
-    server->have_barrier = 1;
-    server->barrier_sequence = frame->sequence;
+    server->have_barrier = server->barrier_repeatable = 1;
+    server->barrier_number = frame->sequence & TVIT_LINK_NUMBER_MASK;
     server->barrier_error = 0;
     server->barrier_bytes = 0;
 }
@@ -188,15 +188,21 @@ static const struct {
 // Answers for the request where that is all there is to do: a late duplicate, or a barrier that has been done.
 static int answered_by_barrier(tvit_server *server, const tvit_frame *frame, int *repeated) {
     *repeated = 0;
+    if (!server->have_barrier) return 0;
+    const uint16_t number = frame->sequence & TVIT_LINK_NUMBER_MASK;
+    const int16_t age = (int16_t)(uint16_t)(number - server->barrier_number); // 16 a request
+    if (age > 0x4000) { // before the numbers wrap around, forget the barrier, but not what is late
+        server->barrier_number = (uint16_t)(number - 0x2000u);
+        server->barrier_repeatable = 0;
+        return 0;
+    }
     const int repaint = frame->type == TVIT_LINK_MEMORY && tvit_get_u32(frame->payload) & TVIT_LINK_MEMORY_REPAINT;
     const int barrier = frame->type == TVIT_LINK_RUN || frame->type == TVIT_LINK_MODEL_LOAD || repaint;
-    if (!server->have_barrier || (!barrier && frame->type != TVIT_LINK_WRITE)) return 0;
-    const int16_t age = (int16_t)(uint16_t)(frame->sequence - server->barrier_sequence);
-    if (age < 0 || (age == 0 && !barrier)) {
+    if (age > 0 || (!barrier && frame->type != TVIT_LINK_WRITE)) return 0;
+    if (age < 0 || !barrier || !server->barrier_repeatable) {
         tvit_answer_error(server, frame, TVIT_LINK_E_STALE);
         return 1;
     }
-    if (age > 0) return 0;
     *repeated = 1;
     if (frame->type != TVIT_LINK_RUN) return 0;
     if (server->running) {

@@ -33,14 +33,15 @@ typedef struct {
     uint32_t observed_arena; // bytes of the arena that are painted
 
     // The last barrier request (PROTOCOL.md, section 3) and how a repeat of it is answered.
-    uint8_t have_barrier;
-    uint16_t barrier_sequence;
-    uint32_t barrier_error; // 0: barrier_answer
+    uint8_t have_barrier, barrier_repeatable;
+    uint16_t barrier_number; // without attempt bits
+    uint32_t barrier_error;  // 0: barrier_answer
     uint32_t barrier_bytes;
     uint8_t barrier_answer[TVIT_LINK_RUN_ANSWER_BYTES];
 
     // The run that is under way, or was the last.
     uint8_t running, abandoned;
+    uint16_t run_sequence;
     uint32_t run_flags, progress_every, trace_first, trace_count, operators_run;
     uint64_t operator_start, observed; // ticks; observed is what the server itself took during the run
     // A HELLO that arrived during a run and is answered after it.
