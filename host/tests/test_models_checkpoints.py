@@ -80,9 +80,7 @@ def test_torch_files_are_unwrapped(tmp_path, wrap, legacy):
 
 def test_original_deit3_gammas_become_layer_scale(tmp_path):
     state = random_state(DEIT3)
-    original = {
-        name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for name, t in state.items()
-    }
+    original = {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for name, t in state.items()}
     assert "blocks.1.gamma_2" in original
     torch.save({"model": original}, tmp_path / "deit3.pth")
     assert_same(read_checkpoint(tmp_path / "deit3.pth").state, state)
@@ -106,9 +104,7 @@ def published_transformers_names(state, prefix):
     renamed = {}
     for name, tensor in state.items():
         if name.startswith("head"):
-            renamed[
-                name.replace("head_dist", "distillation_classifier").replace("head.", "cls_classifier.")
-            ] = tensor
+            renamed[name.replace("head_dist", "distillation_classifier").replace("head.", "cls_classifier.")] = tensor
             continue
         for ours, theirs in names.items():
             name = name.replace(ours, theirs)
@@ -254,12 +250,10 @@ def test_damaged_empty_and_absent_files_are_refused_in_one_line(tmp_path):
 def test_a_malformed_configuration_in_the_metadata_is_refused_with_the_file(tmp_path):
     metadata = {CONFIG_KEY: TINY.to_json().replace('"depth": 2', '"depth": -2')}
     safetensors.torch.save_file(random_state(TINY), tmp_path / "c.safetensors", metadata=metadata)
-    with pytest.raises(
-        CheckpointError, match=r"c\.safetensors: model configuration: depth must be at least 1"
-    ):
+    with pytest.raises(CheckpointError, match=r"c\.safetensors: model configuration: depth must be at least 1"):
         read_checkpoint(tmp_path / "c.safetensors")
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="cannot write"):
         save_checkpoint(tmp_path / "absent" / "c.safetensors", random_state(TINY), TINY)

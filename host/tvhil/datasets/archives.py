@@ -12,7 +12,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -27,10 +27,10 @@ MAX_PIXELS = 100_000_000
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".gif", ".tif", ".tiff")
 _PIL_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "GIF", "TIFF")
-_DECOMPRESSORS: dict[bytes, Callable[[Path], IO[bytes]]] = {
-    b"\x1f\x8b": lambda path: gzip.GzipFile(path),
-    b"BZ": lambda path: bz2.BZ2File(path),
-    b"\xfd7": lambda path: lzma.LZMAFile(path),
+_DECOMPRESSORS: dict[bytes, type[gzip.GzipFile] | type[bz2.BZ2File] | type[lzma.LZMAFile]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZ": bz2.BZ2File,
+    b"\xfd7": lzma.LZMAFile,
 }
 
 
@@ -132,8 +132,12 @@ class _Tar:
             with tarfile.open(fileobj=self._stream, mode="r:") as tar:
                 # Links and devices are left out: only regular files can be read in place.
                 members = [member for member in tar if member.isreg() and not member.issparse()]
+            self._stream.seek(tar.offset)
+            ended = self._stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             raise DatasetError(f"{path} is neither a folder nor a readable zip or tar: {error}") from None
+        if not ended:  # tarfile takes a damaged header for the end
+            raise DatasetError(f"{path} is truncated or damaged at byte {tar.offset}, after {len(members)} files")
         self.names = _checked_names(path, [member.name.removeprefix("./") for member in members])
         self._places = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in members}
 

@@ -48,7 +48,7 @@ def embedded_digits() -> Arrays:
 
 
 def make_embedded_digits() -> Arrays:
-    """What `embedded_digits` returns, made from scikit-learn's copy. Running this module writes the file."""
+    """What `embedded_digits` returns, made from scikit-learn's copy."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -62,7 +62,8 @@ def make_embedded_digits() -> Arrays:
     return images, labels, is_test
 
 
-if __name__ == "__main__":
+def write_embedded_digits() -> None:
+    """Write `embedded/digits.npz` anew."""
     images, labels, is_test = make_embedded_digits()
     target = Path(__file__).parents[1] / "embedded" / "digits.npz"
     np.savez_compressed(target, images=images, labels=labels, is_test=is_test)

@@ -44,7 +44,8 @@ def synthetic_array(shape: tuple[int, int, int], seed: int, index: int) -> NDArr
     on: NDArray[np.int64] = (
         (x[..., None] * (1 + draws[0] % 3) + y[..., None] * (draws[1] % 3)) // (1 + draws[2] % 4)
     ) % 2
-    return (draws[2] * on + draws[3] * (1 - on)).astype(np.uint8)
+    striped: NDArray[np.int64] = draws[2] * on + draws[3] * (1 - on)
+    return striped.astype(np.uint8)
 
 
 def _image(shape: tuple[int, int, int], seed: int, index: int) -> Image.Image:
