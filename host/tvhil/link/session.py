@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests and answers over a line that loses, damages and doubles bytes (device/PROTOCOL.md, sections 2 and 3)."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tvhil.link import framing, messages
+from tvhil.link.errors import (
+    BoardFaultError,
+    BoardResetError,
+    LinkError,
+    LinkTimeoutError,
+    LinkVersionError,
+    RemoteError,
+)
+from tvhil.link.framing import Frame
+from tvhil.link.messages import ErrorCode, Event, Fault, HelloAnswer, Request
+from tvhil.link.transports import Transport
+
+_MOST_PENDING = 64
+_MOST_ANSWER_BYTES = 65536  # asked for at the same time
+_REMEMBERED = 1024  # transmissions whose answers tell about losses
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 128, 4096
+
+
+@dataclass(frozen=True)
+class LinkTimeouts:
+    """How patient a host is, in seconds.
+
+    Attributes:
+        connect: until the board answers HELLO (it may be starting, or loading a model).
+        request: until one request is answered, repeats included.
+        run: without a sign of life from a run.
+        load: until a model is checked.
+        first_repeat: until the first repeat, as long as no round trip has been measured.
+        least_repeat, most_repeat: bounds of the time until a repeat.
+    """
+
+    connect: float = 10.0
+    request: float = 5.0
+    run: float = 60.0
+    load: float = 60.0
+    first_repeat: float = 0.5
+    least_repeat: float = 0.05
+    most_repeat: float = 2.0
+
+
+@dataclass
+class LinkStatistics:
+    """What a link has done since it was opened.
+
+    Attributes:
+        frames: sent and received, bad ones excluded.
+        retries: frames sent again.
+        crc_errors: bad frames received.
+        naks: bad frames that the board told of.
+        timeouts: repeats because nothing came at all.
+        probes: RUN sent again to see whether the board is alive.
+        seconds: spent in requests.
+    """
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    frames: int = 0
+    retries: int = 0
+    crc_errors: int = 0
+    naks: int = 0
+    timeouts: int = 0
+    probes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        type: what to do.
+        payload: its arguments.
+        answer_bytes: length of the answer, None where any will do.
+        patience: seconds until giving up; None for that of the link.
+        least_repeat: not to be repeated earlier; for work that takes the board long.
+        runs: answered by PROGRESS first, and may take as long as that keeps coming.
+        chunk: a piece of a long transfer, by which the loss on the line is judged.
+    """
+
+    type: Request
+    payload: bytes = b""
+    answer_bytes: int | None = None
+    patience: float | None = None
+    least_repeat: float = 0.0
+    runs: bool = False
+    chunk: bool = False
+
+
+@dataclass
+class _Pending:
+    ask: Ask
+    index: int  # in the exchange
+    number: int  # of the request
+    attempts: int = 0
+    line_bytes: int = 0
+    order: int = 0  # of its last transmission
+    first_sent: float = 0.0
+    sent: float = 0.0
+    wait: float = 0.0  # until the next repeat
+    started: bool = False  # PROGRESS has come
+    heard: float = 0.0
+
+
+class RoundTrip:
+    """Time until a repeat, by RFC 6298."""
+
+    def __init__(self, timeouts: LinkTimeouts) -> None:
+        self._timeouts = timeouts
+        self._mean: float | None = None
+        self._deviation = 0.0
+
+    def sample(self, seconds: float) -> None:
+        """A measured round trip, of a request that was sent once."""
+        if self._mean is None:
+            self._mean, self._deviation = seconds, seconds / 2
+        else:
+            self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
+            self._mean += (seconds - self._mean) / 8
+
+    @property
+    def wait(self) -> float:
+        """Seconds without any answer after which something is lost."""
+        limits = self._timeouts
+        if self._mean is None:
+            return limits.first_repeat
+        return min(max(self._mean + 4 * self._deviation, limits.least_repeat), limits.most_repeat)
+
+
+class Chunking:
+    """Length of the pieces of a long transfer: shorter where frames are lost, longer where they are not.
+
+    A frame of L bytes with h bytes of its own is lost with a probability of about 8 L times the bit error rate; the
+    best L is sqrt(h / (8 rate)), at which that probability is sqrt(8 h rate): 4 % for 20 bytes and 1e-5.
+    """
+
+    _TOO_MANY, _FEW, _MEMORY = 0.06, 0.015, 1 / 64
+
+    def __init__(self) -> None:
+        self.limit = _LARGEST_CHUNK
+        self.bytes = _LARGEST_CHUNK
+        self._loss = 0.0
+
+    def set_limit(self, most: int) -> None:
+        """Longest piece that the board takes."""
+        self.limit = max(_SMALLEST_CHUNK, most)
+        self.bytes = self.limit
+
+    def record(self, lost: bool) -> None:
+        """One piece got through, at once or not."""
+        self._loss += (lost - self._loss) * self._MEMORY
+        if self._loss > self._TOO_MANY and self.bytes > _SMALLEST_CHUNK:
+            self.bytes = max(_SMALLEST_CHUNK, self.bytes // 2)
+            self._loss /= 2
+        elif self._loss < self._FEW and self.bytes < self.limit:
+            self.bytes = min(self.limit, self.bytes * 2)
+            self._loss *= 2
+
+
+class Session:
+    """One session with a board. Not for use from several threads.
+
+    Args:
+        transport: an open line; the session does not close it.
+        timeouts: how patient to be.
+        seed: of session number and nonce; None for a random one.
+        log: receives the texts of LOG events.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        timeouts: LinkTimeouts | None = None,
+        seed: int | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        self.transport = transport
+        self.timeouts = timeouts or LinkTimeouts()
+        self.statistics = LinkStatistics()
+        self.hello: HelloAnswer | None = None
+        self.chunking = Chunking()
+        self._log = log
+        self._random = random.Random(seed)
+        self._decoder = framing.Decoder()
+        self._round_trip = RoundTrip(self.timeouts)
+        self._session = 0
+        self._number = self._random.randrange(4096)
+        self._order = 0
+        self._sent_orders: OrderedDict[int, int] = OrderedDict()  # sequence -> order of that transmission
+        self._pending: OrderedDict[int, _Pending] = OrderedDict()  # by number, in order of transmission
+        self._last_heard = 0.0
+        self._run_seconds = 0.0
+        self._opening = False
+        self._answers: dict[int, bytes] = {}
+        self._done: Callable[[Ask], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call the board's port."""
+        return self.transport.name
+
+    def open(self) -> HelloAnswer:
+        """Open a new session, which ends whatever the board was doing.
+
+        Raises:
+            LinkTimeoutError: nobody answers.
+            LinkVersionError: the firmware speaks another version.
+            BoardFaultError: the firmware has crashed and waits for a reset.
+        """
+        self.hello = None
+        previous = self._session
+        while self._session in (0, previous):
+            self._session = self._random.randrange(1, 256)
+        nonce = self._random.getrandbits(32)
+        self._number = self._random.randrange(4096)
+        hello = messages.HELLO.pack(messages.MAGIC, messages.LINK_VERSION, 0, nonce)
+        self._opening = True
+        try:
+            payload = self.ask(Ask(Request.HELLO, hello, patience=self.timeouts.connect))
+            answer = HelloAnswer.unpack(payload)
+        except LinkTimeoutError as error:
+            heard = "sends bytes, but none of this protocol" if self.statistics.bytes_received else "is silent"
+            raise LinkTimeoutError(
+                f"{self.name}: no board answers after {self.timeouts.connect:g} s: the port {heard}. "
+                "Check port and baud rate, and that the tvhil firmware is flashed and running"
+            ) from error
+        except RemoteError as error:
+            if error.code != ErrorCode.VERSION:
+                raise
+            raise self._version_error(error.index) from error
+        except ValueError as error:
+            message = f"{self.name}: the answer to HELLO is malformed: flash the firmware of this tvhil"
+            raise LinkVersionError(message) from error
+        finally:
+            self._opening = False
+        if answer.protocol_version != messages.LINK_VERSION:
+            raise self._version_error(answer.protocol_version)
+        self.hello = answer
+        self.chunking.set_limit(min(answer.max_payload, framing.LIMIT_PAYLOAD) - messages.WRITE.size)
+        return answer
+
+    def ask(self, ask: Ask) -> bytes:
+        """The answer to one request."""
+        return self.exchange([ask])[0]
+
+    def exchange(self, asks: Iterable[Ask], done: Callable[[Ask], None] | None = None) -> list[bytes]:
+        """Several requests, as many at a time as the board's window allows, and their answers in order.
+
+        Args:
+            asks: is consumed as the window moves, so it may look at `chunking.bytes` each time.
+            done: called with each request when it has been answered.
+
+        Raises:
+            LinkError: one of its kinds; requests still on their way are abandoned.
+        """
+        begin = self.transport.clock()
+        self._pending.clear()
+        self._answers = {}
+        self._done = done
+        self._last_heard = begin
+        waiting = iter(asks)
+        following = next(waiting, None)
+        count = 0
+        try:
+            while following is not None or self._pending:
+                while following is not None and self._fits(following):
+                    self._number = (self._number + 1) % 4096
+                    self._transmit(_Pending(following, count, self._number))
+                    count += 1
+                    following = next(waiting, None)
+                self._receive()
+                self._repeat_late()
+            return [self._answers[index] for index in range(count)]
+        finally:
+            self._pending.clear()
+            self.statistics.seconds += self.transport.clock() - begin
+
+    def _fits(self, ask: Ask) -> bool:
+        if not self._pending:
+            return True
+        if self.hello is None or self.hello.window == 0 or len(self._pending) >= _MOST_PENDING:
+            return False
+        size = _line_bytes(len(ask.payload)) + sum(one.line_bytes for one in self._pending.values())
+        answers = (ask.answer_bytes or 0) + sum(one.ask.answer_bytes or 0 for one in self._pending.values())
+        return size <= self.hello.window and answers <= _MOST_ANSWER_BYTES
+
+    def _transmit(self, pending: _Pending) -> None:
+        sequence = pending.number << 4 | pending.attempts & 15
+        data = framing.encode(Frame(pending.ask.type, self._session, sequence, pending.ask.payload))
+        self.transport.write(data)
+        now = self.transport.clock()
+        self._order += 1
+        pending.order = self._order
+        pending.line_bytes = len(data)
+        pending.sent = now
+        if pending.attempts == 0:
+            pending.first_sent = now
+            pending.wait = max(self._round_trip.wait, pending.ask.least_repeat)
+        else:
+            self.statistics.retries += 1
+        pending.attempts += 1
+        self._pending[pending.number] = pending
+        self._pending.move_to_end(pending.number)
+        self._sent_orders[sequence] = pending.order
+        self._sent_orders.move_to_end(sequence)
+        while len(self._sent_orders) > _REMEMBERED:
+            self._sent_orders.popitem(last=False)
+        self.statistics.bytes_sent += len(data)
+        self.statistics.frames += 1
+
+    def _deadline(self, pending: _Pending) -> float:
+        base = max(pending.sent, pending.heard if pending.ask.runs else self._last_heard)
+        return base + pending.wait
+
+    def _receive(self) -> None:
+        oldest = next(iter(self._pending.values()))
+        data = self.transport.read(max(0.0, self._deadline(oldest) - self.transport.clock()))
+        self.statistics.bytes_received += len(data)
+        for frame in self._decoder.feed(data):
+            if frame is None:
+                self.statistics.crc_errors += 1
+                self._repeat_oldest()
+            else:
+                self.statistics.frames += 1
+                self._handle(frame)
+
+    def _repeat_oldest(self) -> None:
+        if self._pending:
+            self._transmit(next(iter(self._pending.values())))
+
+    def _repeat_late(self) -> None:
+        if not self._pending:
+            return
+        now = self.transport.clock()
+        pending = next(iter(self._pending.values()))
+        if now < self._deadline(pending):
+            return
+        ask = pending.ask
+        if ask.runs and pending.started:
+            if now - pending.heard > self.timeouts.run:
+                raise LinkTimeoutError(
+                    f"{self.name}: the run gives no sign of life for {self.timeouts.run:g} s: "
+                    "the board hangs, or is slower than that; reset it or allow it more time"
+                )
+            pending.wait = min(2 * pending.wait, self.timeouts.run / 4)
+            self.statistics.probes += 1
+            self.statistics.retries -= 1
+        else:
+            patience = self.timeouts.request if ask.patience is None else ask.patience
+            if now - pending.first_sent > patience:
+                raise LinkTimeoutError(
+                    f"{self.name}: {ask.type.name} was not answered for {patience:g} s ({pending.attempts} attempts): "
+                    "the board hangs or was unplugged"
+                )
+            limit = max(ask.least_repeat, min(self.timeouts.most_repeat, patience / 4))
+            pending.wait = min(2 * pending.wait, limit)
+            self.statistics.timeouts += 1
+        self._transmit(pending)
+
+    def _handle(self, frame: Frame) -> None:
+        if frame.type == Event.BOOT:
+            if not self._opening:
+                reason = frame.payload[messages.BOOT.size :].decode("utf-8", "replace") or "it does not tell why"
+                raise BoardResetError(f"{self.name}: the board restarted ({reason})")
+            self._repeat_oldest()  # it may not have heard HELLO
+            return
+        if frame.type == Event.LOG:
+            if self._log is not None:
+                self._log(frame.payload.decode("utf-8", "replace"))
+            return
+        if frame.type == Event.NAK:
+            self.statistics.naks += 1
+            self._repeat_oldest()
+            return
+        pending = self._pending.get(frame.sequence >> 4)
+        if frame.type == Event.FAULT:
+            # While a session is being opened only a report that answers us is news.
+            if not self._opening or (pending is not None and pending.attempts):
+                raise self._fault_error(frame.payload)
+            return
+        if frame.session != self._session:
+            return
+        now = self.transport.clock()
+        self._last_heard = now
+        order = self._sent_orders.get(frame.sequence)
+        if pending is not None and frame.type == Event.PROGRESS:
+            pending.started = True
+            pending.heard = now
+            pending.wait = max(4 * self._round_trip.wait, 1.25 * self._run_seconds)
+        elif pending is not None and frame.type == Event.ERROR:
+            raise self._remote_error(pending.ask.type, frame.payload)
+        elif pending is not None and frame.type == pending.ask.type | messages.ANSWER:
+            self._accept(pending, frame, now)
+        if order is not None:
+            for lost in [one for one in self._pending.values() if one.order < order]:
+                self._transmit(lost)
+
+    def _accept(self, pending: _Pending, frame: Frame, now: float) -> None:
+        ask = pending.ask
+        if ask.answer_bytes is not None and len(frame.payload) != ask.answer_bytes:
+            raise LinkError(
+                f"{self.name}: the answer to {ask.type.name} has {len(frame.payload)} bytes, not {ask.answer_bytes}: "
+                "host and firmware do not fit together"
+            )
+        del self._pending[pending.number]
+        if ask.runs:
+            self._run_seconds = now - pending.first_sent
+        elif pending.attempts == 1:
+            self._round_trip.sample(now - pending.sent)
+        if ask.chunk:
+            self.chunking.record(pending.attempts > 1)
+        self._answers[pending.index] = frame.payload
+        if self._done is not None:
+            self._done(ask)
+
+    def _fault_error(self, payload: bytes) -> LinkError:
+        try:
+            return BoardFaultError(self.name, Fault.unpack(payload))
+        except ValueError:
+            return LinkError(f"{self.name}: the firmware crashed and its report is malformed; reset the board")
+
+    def _remote_error(self, request: Request, payload: bytes) -> LinkError:
+        if len(payload) < messages.ERROR.size:
+            return LinkError(f"{self.name}: malformed ERROR: host and firmware do not fit together")
+        code, _, section, index = messages.ERROR.unpack_from(payload)
+        text = payload[messages.ERROR.size :].decode("utf-8", "replace")
+        if code == ErrorCode.SESSION:
+            return BoardResetError(f"{self.name}: the board restarted, or another host has taken it over")
+        tag = section.rstrip(b"\0").decode("ascii", "replace")
+        return RemoteError(self.name, request.name, code, text, tag, None if index == messages.NO_INDEX else index)
+
+    def _version_error(self, theirs: int | None) -> LinkVersionError:
+        return LinkVersionError(
+            f"{self.name}: the firmware speaks version {theirs} of the link, "
+            f"this host version {messages.LINK_VERSION}: build and flash the firmware of this tvhil"
+        )
+
+
+def _line_bytes(payload: int) -> int:
+    """Longest frame with a payload of that many bytes (TVIT_LINK_FRAME_BYTES)."""
+    packet = framing.HEADER.size + payload + framing.CRC.size
+    return packet + packet // 254 + 3
+
+
+def pieces(total: int, chunking: Chunking) -> Iterator[tuple[int, int]]:
+    """Offset and length of the pieces of a transfer, as long as the line bears at the time."""
+    offset = 0
+    while offset < total:
+        length = min(chunking.bytes, total - offset)
+        yield offset, length
+        offset += length
