@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decoding, disassembly and static facts, all from the generated tables. */
+/* Decoding, dispatch, disassembly and static facts, all from the generated tables. */
 #include "pie_internal.h"
 
 enum { LEAF = 0x8000 };
@@ -37,6 +37,10 @@ bool pie_decode(const uint8_t *bytes, pie_insn_t *insn) {
     decoded.imm = (int32_t)(immediate << format->immediate_shift);
     *insn = decoded;
     return true;
+}
+
+pie_status_t pie_execute(const pie_insn_t *insn, pie_state_t *state, pie_core_t *core) {
+    return pie_execute_table[insn->opcode](insn, state, core);
 }
 
 const pie_opcode_info_t *pie_opcode_info(unsigned opcode) {
@@ -91,26 +95,34 @@ static void put_string(text_t *text, const char *string) {
         put(text, *string++);
 }
 
-static void put_number(text_t *text, uint32_t value, uint32_t base) {
-    char digits[10];
-    int count = 0;
-    do {
-        uint32_t digit = value % base;
-        digits[count++] = (char)(digit < 10 ? '0' + digit : 'a' + digit - 10);
-        value /= base;
-    } while (value);
-    while (count)
-        put(text, digits[--count]);
+/* value below 256; without division, for which cores without the instruction need a library */
+static void put_decimal(text_t *text, uint32_t value) {
+    bool started = false;
+    for (uint32_t unit = 100; unit; unit = unit == 100 ? 10 : unit == 10 ? 1 : 0) {
+        char digit = '0';
+        while (value >= unit)
+            value -= unit, digit++;
+        started |= digit != '0' || unit == 1;
+        if (started) put(text, digit);
+    }
+}
+
+static void put_hexadecimal(text_t *text, uint32_t value) {
+    int shift = 28;
+    while (shift && !(value >> shift))
+        shift -= 4;
+    for (; shift >= 0; shift -= 4)
+        put(text, "0123456789abcdef"[value >> shift & 15]);
 }
 
 /* objdump prints what lies between -256 and 256 in decimal, anything else as an unsigned hexadecimal word. */
 static void put_immediate(text_t *text, int32_t value) {
     if (value > -256 && value < 256) {
         if (value < 0) put(text, '-');
-        put_number(text, (uint32_t)(value < 0 ? -value : value), 10);
+        put_decimal(text, (uint32_t)(value < 0 ? -value : value));
     } else {
         put_string(text, "0x");
-        put_number(text, (uint32_t)value, 16);
+        put_hexadecimal(text, (uint32_t)value);
     }
 }
 
@@ -175,7 +187,7 @@ int pie_disassemble(const pie_insn_t *insn, char *text, size_t size) {
                 put_immediate(&out, insn->imm);
             } else {
                 if (name->prefix) put(&out, name->prefix);
-                put_number(&out, ((const uint8_t *)insn)[name->member], 10);
+                put_decimal(&out, ((const uint8_t *)insn)[name->member]);
             }
             syntax += length;
             if (*syntax) syntax += 2; /* ", " */

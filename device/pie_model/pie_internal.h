@@ -58,13 +58,12 @@ extern const pie_tables_t pie_tables;
 
 #define PIE_ARGUMENTS const pie_insn_t *insn, pie_state_t *state, pie_core_t *core
 
-#define PIE_PROTOTYPE(id, function) pie_status_t pie_##function(PIE_ARGUMENTS);
+/* Defines the function of one opcode. The arguments are in scope of the body. */
+#define PIE_INSTRUCTION(function) pie_status_t pie_##function(PIE_ARGUMENTS)
+
+#define PIE_PROTOTYPE(id, function) PIE_INSTRUCTION(function);
 PIE_OPCODES(PIE_PROTOTYPE)
 #undef PIE_PROTOTYPE
-
-/* Defines the function of one opcode. The arguments are in scope of the body. */
-#define PIE_INSTRUCTION(function)                                                                                      \
-    pie_status_t pie_##function(const pie_insn_t *insn, pie_state_t *state, pie_core_t *core)
 
 #define PIE_INLINE static inline __attribute__((always_inline))
 #define PIE_UNUSED(x) ((void)(x))

@@ -2,10 +2,6 @@
 /* Loads, stores and moves of the vector registers, fast GPIO. TRM sections 1.6.1 to 1.6.3 and 1.6.9. */
 #include "pie_internal.h"
 
-pie_status_t pie_execute(const pie_insn_t *insn, pie_state_t *state, pie_core_t *core) {
-    return pie_execute_table[insn->opcode](insn, state, core);
-}
-
 /* What a post-increment adds to as. */
 #define IP (uint32_t) insn->imm
 #define XP *pie_ar(core, insn->ad)

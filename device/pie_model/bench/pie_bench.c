@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Nanoseconds per instruction of the model on this machine, for the opcodes a kernel spends its time in and for the
- * int8 matrix product's inner loop. Natively:
- *   gcc -std=c11 -O3 -Idevice/pie_model device/pie_model/[*].c device/pie_model/bench/pie_bench.c -o build/pie_bench
- * (without the brackets), then build/pie_bench [instructions per row].
+ * int8 matrix product's inner loop. Natively, with the sources of device/pie_model in $SOURCES:
+ *   gcc -std=c11 -O3 -Idevice/pie_model $SOURCES device/pie_model/bench/pie_bench.c -o build/pie_bench
+ *   build/pie_bench [instructions per row]
  */
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
@@ -15,21 +15,13 @@
 
 enum { PAGE_SHIFT = 16, MEMORY = 1 << PAGE_SHIFT };
 
-typedef struct row {
-    const char *text; /* what it measures */
-    int count;        /* instructions in the loop */
-    struct {
-        uint8_t bytes[4];
-    } code[18];
-} row_t;
-
 static double seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* The first opcode of that name, with distinct registers and a2 as the pointer, that the decoder accepts. */
+/* The opcode of that name with distinct registers and a2 as the pointer. */
 static pie_insn_t instruction(const char *mnemonic) {
     for (unsigned opcode = 0; opcode < PIE_OPCODE_COUNT; opcode++)
         if (strcmp(pie_opcode_info(opcode)->mnemonic, mnemonic) == 0) {

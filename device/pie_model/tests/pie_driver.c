@@ -3,9 +3,14 @@
  * A flat interface to the PIE model for the tests: one structure without padding rules to mirror, one core, one
  * window of memory. Built as a shared library together with the model.
  */
-#include <string.h>
-
 #include "pie_model.h"
+
+#if __STDC_HOSTED__
+#include <string.h>
+#else
+void *memcpy(void *restrict to, const void *restrict from, size_t size);
+void *memset(void *to, int value, size_t size);
+#endif
 
 typedef struct driver_machine {
     uint8_t q[8][16];
