@@ -56,6 +56,9 @@ typedef struct {
 // file: 16-byte aligned, `bytes` readable bytes. error may be NULL. Reads nothing outside the file, whatever it holds.
 tvit_status tvit_load(tvit_model *model, const void *file, size_t bytes, tvit_error *error);
 
+// The same for a file whose PLAN is not computed yet: its values are not checked, and the model can only be planned.
+tvit_status tvit_load_unplanned(tvit_model *model, const void *file, size_t bytes, tvit_error *error);
+
 const char *tvit_status_text(tvit_status status);
 
 // Memory of one tensor in the arena, per-token multipliers included.

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operators. Each has a portable implementation (suffix _portable, kernels/portable/<op>.c); SIMD twins share the
+// stem. CONTRACT.md defines every result to the bit, so twins agree exactly. `tvit_kernels` is the table in use.
+//
+// All arrays are row-major without padding. `scratch` is 16-byte aligned and as large as the operator's *_buffer_size;
+// it holds nothing between calls and may be NULL where that size is 0. Arguments were validated when the model was
+// loaded (FORMAT.md, "What a reader refuses"): kernels do not check them again.
+#ifndef TVIT_KERNELS_H
+#define TVIT_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tvit/format.h"
+
+// A ternary matrix as it lies in the model file.
+typedef struct {
+    const uint8_t *trits;     // tiles of 16 channels (FORMAT.md, "Trits"), 4-byte aligned
+    const uint32_t *channels; // [n] channel records: bias << 12 | gain << 5 | shift
+    uint32_t k;               // inputs, 1 ... 65536
+    uint32_t n;               // output channels, 1 ... 65536
+    uint32_t codec;           // tvit_codec
+} tvit_ternary_matrix;
+
+// Bytes of one tile of `channels` rows of `k` trits, and of a whole [n][k] matrix, padding included.
+// Below 2^31 for channels <= 16, k and n <= 65536.
+uint32_t tvit_tile_bytes(uint32_t codec, uint32_t channels, uint32_t k);
+uint32_t tvit_matrix_bytes(uint32_t codec, uint32_t n, uint32_t k);
+
+// --- patch embedding (CONTRACT.md, section 4) --------------------------------------------------------------------
+
+typedef struct {
+    tvit_ternary_matrix weights; // k = patch_size * patch_size * image_channels
+    const uint8_t *image;        // [image_height][image_width][image_channels]
+    uint32_t image_height;       // a multiple of patch_size
+    uint32_t image_width;        // a multiple of patch_size
+    uint32_t image_channels;     // 1 or more
+    uint32_t patch_size;         // 1 or more
+    const int8_t *position;      // [patches][n], -127 ... 127
+    int32_t position_multiplier; // 1 ... 255
+    const int16_t *prefix;       // [prefix_tokens][n], -32767 ... 32767
+    uint32_t prefix_tokens;      // 0 or more
+    int16_t *output;             // [prefix_tokens + patches][n], -32767 ... 32767
+} tvit_patch_embed_args;
+
+// --- LayerNorm (section 5) ---------------------------------------------------------------------------------------
+
+typedef struct {
+    const int16_t *input;         // [rows][n], -32767 ... 32767
+    const uint8_t *gamma_beta;    // four bits a channel, even ones low: (gamma + 1) * 3 + beta + 1
+    uint32_t rows, n;             // n 1 ... 4096
+    uint64_t c;                   // 1 ... 2^52 - 1
+    uint64_t epsilon;             // 1 ... 2^54 - 1
+    int32_t beta_unit;            // sqrt(n) * c / (n * 2^15) + |beta_unit| + 2^shift < 2^30
+    uint32_t shift;               // 1 ... 24
+    int8_t *output;               // [rows][n], -127 ... 127
+    uint32_t per_token;           // 1: the rows are quantized (section 8), 0: static scales
+    uint16_t *output_multipliers; // [rows], 1 ... 32767, where per_token
+} tvit_layernorm_args;
+
+// --- linear (sections 2 and 3) -----------------------------------------------------------------------------------
+
+typedef enum {
+    TVIT_LINEAR_I8,              // clamp(y, limit)
+    TVIT_LINEAR_TABLE,           // int8_t table[clamp(y, limit) + 128]
+    TVIT_LINEAR_TABLE_PER_TOKEN, // int16_t table[clamp(y, limit) + 128], then the row is quantized
+    TVIT_LINEAR_I16_SET,         // clamp(y, 32767)
+    TVIT_LINEAR_I16_ADD,         // clamp(old + clamp(y, 32767), 32767)
+} tvit_linear_output;
+
+typedef struct {
+    tvit_ternary_matrix weights;
+    const int8_t *input;               // [rows][k], -127 ... 127
+    const uint16_t *input_multipliers; // [rows], 1 ... 32767; NULL for static scales
+    uint32_t rows;
+    tvit_linear_output kind;
+    int32_t limit;                // 1 ... 127 where the output is int8
+    const void *table;            // 256 entries; NULL where kind has none
+    void *output;                 // [rows][n], int8_t or int16_t as kind says
+    uint16_t *output_multipliers; // [rows], 1 ... 32767, for TVIT_LINEAR_TABLE_PER_TOKEN; NULL otherwise
+} tvit_linear_args;
+
+// --- attention (sections 6 and 7) --------------------------------------------------------------------------------
+
+typedef struct {
+    const int8_t *q, *k, *v; // [tokens][heads * head_dim], -127 ... 127
+    uint32_t tokens;         // 1 ... 2048
+    uint32_t heads, head_dim;
+    uint32_t score_shift;         // 0 ... 15
+    int32_t exp_multiplier;       // 1 ... 32767
+    uint32_t out_multiplier;      // 1 ... 2^28 - 1
+    uint32_t out_shift;           // 1 ... 24
+    int8_t *output;               // [tokens][heads * head_dim], -127 ... 127
+    uint32_t per_token;           // 1: the rows are quantized (section 8), 0: static scales
+    uint16_t *output_multipliers; // [tokens], 1 ... 32767, where per_token
+} tvit_attention_args;
+
+// --- mean pooling (section 9) ------------------------------------------------------------------------------------
+
+typedef struct {
+    const int16_t *input; // [rows][n], -32767 ... 32767
+    uint32_t rows;        // 1 ... 65535
+    uint32_t n;
+    int16_t *output; // [n], -32767 ... 32767
+} tvit_mean_pool_args;
+
+// --- the portable implementations --------------------------------------------------------------------------------
+
+// Work, for cost models, in the order of the shapes alone (G = n rounded up to 8):
+//   n*k decoded trits, patches * (G*k multiply-accumulates + patch_size * G/8 calls + n outputs), prefix_tokens * n
+//   copies.
+void tvit_patch_embed_portable(const tvit_patch_embed_args *args, void *scratch);
+size_t tvit_patch_embed_buffer_size_portable(const tvit_patch_embed_args *args);
+
+// Work: rows * (two passes over n, one constant part: the square root and two divisions); a third pass where the rows
+// are quantized.
+void tvit_layernorm_portable(const tvit_layernorm_args *args, void *scratch);
+size_t tvit_layernorm_buffer_size_portable(const tvit_layernorm_args *args);
+
+// Work (G = n rounded up to 8): n*k decoded trits, rows * (G*k multiply-accumulates, G/8 calls, n outputs); per-token
+// tables: two more passes over rows * n.
+void tvit_linear_portable(const tvit_linear_args *args, void *scratch);
+size_t tvit_linear_buffer_size_portable(const tvit_linear_args *args);
+
+// Work (Q = tokens rounded up to 4, both for each head): 2 * Q * tokens * head_dim multiply-accumulates, Q * tokens
+// exponentials, Q * head_dim outputs, Q rows (three divisions each).
+void tvit_attention_portable(const tvit_attention_args *args, void *scratch);
+size_t tvit_attention_buffer_size_portable(const tvit_attention_args *args);
+
+// Work: rows * n additions, n divisions. No scratch.
+void tvit_mean_pool_portable(const tvit_mean_pool_args *args, void *scratch);
+size_t tvit_mean_pool_buffer_size_portable(const tvit_mean_pool_args *args);
+
+// Decode `count` channels from `first` on (a multiple of 8; count 1 ... 8) of a matrix to pairs of channels:
+// pairs[i][j] = trit[first + 2j][i] + trit[first + 2j + 1][i] * 65536 as one signed number, i < k, j < 4. Channels
+// behind `count` are 0. sums[c] is the sum of the trits of channel first + c.
+void tvit_trits_decode_portable(const tvit_ternary_matrix *matrix, uint32_t first, uint32_t count, int32_t (*pairs)[4],
+                                int32_t sums[8]);
+
+// sums[c] += sum over i < count of trit[c][i] * (x[i] ^ flip), as unsigned bytes, for the 8 channels of `pairs`. With
+// flip = 0x80 and sums starting at -128 times the channel's trit sum, this is the dot product with int8 x; with flip =
+// 0 and the same start, with pixels x - 128.
+void tvit_ternary_dot_portable(int32_t sums[8], const int32_t (*pairs)[4], const uint8_t *x, uint32_t count,
+                               uint32_t flip);
+
+// 2^14 * 2^(-t / 1024) within 2, for 0 <= t <= 32767 (section 7).
+int32_t tvit_exp2_q14_portable(int32_t t);
+
+// The softmax of one query (section 6): scores a[0], a[stride], ... (-32767 ... 32767, `highest` their maximum) become
+// probabilities 0 ... 127. Returns their sum, 1 ... 4128. tokens: 1 ... 2048.
+int32_t tvit_softmax_portable(int16_t *a, uint32_t stride, uint32_t tokens, int32_t highest, int32_t exp_multiplier);
+
+// Quantize a row of n values -32767 ... 32767 to int8 (section 8); returns its multiplier, 1 ... 32767.
+uint16_t tvit_token_quantize_portable(int8_t *output, const int16_t *input, uint32_t n);
+
+// --- dispatch ----------------------------------------------------------------------------------------------------
+
+typedef struct {
+    void (*patch_embed)(const tvit_patch_embed_args *args, void *scratch);
+    size_t (*patch_embed_buffer_size)(const tvit_patch_embed_args *args);
+    void (*layernorm)(const tvit_layernorm_args *args, void *scratch);
+    size_t (*layernorm_buffer_size)(const tvit_layernorm_args *args);
+    void (*linear)(const tvit_linear_args *args, void *scratch);
+    size_t (*linear_buffer_size)(const tvit_linear_args *args);
+    void (*attention)(const tvit_attention_args *args, void *scratch);
+    size_t (*attention_buffer_size)(const tvit_attention_args *args);
+    void (*mean_pool)(const tvit_mean_pool_args *args, void *scratch);
+    size_t (*mean_pool_buffer_size)(const tvit_mean_pool_args *args);
+} tvit_kernel_table;
+
+// The kernels of this build (runtime/dispatch.c). Buffer sizes use the shapes in args only, never its pointers.
+extern const tvit_kernel_table tvit_kernels;
+
+#endif

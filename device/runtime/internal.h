@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files of the runtime share.
+#ifndef TVIT_INTERNAL_H
+#define TVIT_INTERNAL_H
+
+#include "tvit/kernels.h"
+#include "tvit/runtime.h"
+
+#define TVIT_NO_INDEX 0xffffffffu
+
+// Fill in error (where there is one) and return status. section: a tag of 4 characters, or "".
+tvit_status tvit_refuse(tvit_error *error, tvit_status status, const char *section, uint32_t index, const char *reason);
+
+// The operators against the contract (validate.c): shapes, constants, order of writing, trits and channels.
+tvit_status tvit_validate_operators(const tvit_model *model, tvit_error *error);
+
+// PLAN against liveness and the kernels of this build (plan.c).
+tvit_status tvit_validate_plan(const tvit_model *model, tvit_error *error);
+
+typedef union {
+    tvit_patch_embed_args patch_embed;
+    tvit_layernorm_args layernorm;
+    tvit_linear_args linear;
+    tvit_attention_args attention;
+    tvit_mean_pool_args mean_pool;
+} tvit_operator_args;
+
+// An operator's arguments. Without an arena (NULL) the pointers into it are NULL: enough for *_buffer_size.
+void tvit_bind_operator(const tvit_model *model, uint32_t index, uint8_t *arena, tvit_operator_args *args);
+
+#endif
