@@ -17,13 +17,14 @@ from tvhil.evaluation.journal import Journal, JournalError, read_journal
 from tvhil.evaluation.run import Evaluation, Input, StoppedError, batch_size, predict_ahead
 from tvhil.packing.format import ScaleMode
 from tvhil.prediction import Predictor
+from tvhil.prediction.latency import LatencyPrediction
 
 HEADER = {"model": "random", "board": "fake"}
 
 
 def evaluate(path, model, device, inputs, **options):
     with Journal.resume(path, HEADER) as journal:
-        return Evaluation(model, Predictor(model), device, journal, **options).run(inputs)
+        return Evaluation(model, Predictor(model), journal, **options).run(device, inputs)
 
 
 def test_a_right_board_is_bit_exact_on_every_image(tmp_path):
@@ -261,7 +262,7 @@ def test_a_report_has_the_stable_keys_and_null_for_what_was_not_measured():
 def test_figures_of_a_report():
     rows = [row(i, latency=100.0 + i, rank=i % 6, exact=i != 3) for i in range(20)]
     report = reports.empty_report()
-    prediction = reports.LatencyPrediction("instructions", 110.0, (("a", 40.0), ("b", 60.0)))
+    prediction = LatencyPrediction("instructions", 110.0, (("a", 40.0), ("b", 60.0)))
     reports.fill_latency_prediction(report, prediction, ["a", "b"])
     reports.fill_measured(report, reports.summarize([*rows, row(3), {"memory": {"arena": {"measured": 5}}}]))
     assert report["dataset"]["images"] == 20

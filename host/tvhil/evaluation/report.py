@@ -12,7 +12,6 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ from tvhil import __version__
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from tvhil.prediction.latency import LatencyPrediction
 
 SCHEMA = "tvhil.report/1"
 REMAINDER = "(between operators)"
@@ -51,21 +52,6 @@ def empty_report() -> Json:
         "link": dict.fromkeys((*LINK_COUNTERS, "seconds")),
         "images": None,
     }
-
-
-@dataclass(frozen=True)
-class LatencyPrediction:
-    """What the cost model says of one inference.
-
-    Attributes:
-        unit: 'cycles', 'instructions' or 'seconds'.
-        total: of one inference.
-        layers: (operator name, prediction) in execution order.
-    """
-
-    unit: str
-    total: float
-    layers: tuple[tuple[str, float], ...]
 
 
 class Summary:
@@ -200,10 +186,12 @@ def write_report(report: Mapping[str, Any], path: Path) -> None:
 
 def render(report: Mapping[str, Any], *, layers: bool = False) -> list[RenderableType]:
     """Tables of a report: the figures, and with `layers` one row an operator."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     board, dataset, logits = report["board"], report["dataset"], report["logits"]
-    table = Table(title=f"{report['model']['name']} on {board['name']} ({board['kind']})", show_header=False)
+    title = f"{report['model']['name']} on {board['name']} ({board['kind']})"
+    table = Table(title=title, box=SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     n = dataset["images"]
@@ -294,9 +282,10 @@ def _memory_rows(table: Any, memory: Mapping[str, Any]) -> None:
 
 
 def _layer_table(latency: Mapping[str, Any]) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=f"Operators ({latency['unit'] or 'no unit'})")
+    table = Table(title=f"Operators ({latency['unit'] or 'no unit'})", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("operator")
     for name in ("measured", "predicted", "error", "share"):
         table.add_column(name, justify="right")

@@ -116,15 +116,12 @@ class Evaluation:
     Args:
         model: the file that the board runs.
         predictor: of that model.
-        device: the running board.
         journal: open; what it already holds is not run again.
         fail_fast: stop at the first mismatch.
     """
 
-    def __init__(
-        self, model: TvitModel, predictor: Predictor, device: Device, journal: Journal, *, fail_fast: bool = False
-    ) -> None:
-        self.model, self.predictor, self.device, self.journal = model, predictor, device, journal
+    def __init__(self, model: TvitModel, predictor: Predictor, journal: Journal, *, fail_fast: bool = False) -> None:
+        self.model, self.predictor, self.journal = model, predictor, journal
         self.fail_fast = fail_fast
         self.summary = Summary()
         self.done: set[int] = set()
@@ -135,34 +132,37 @@ class Evaluation:
         for row in journal.rows():
             self._take(row)
 
-    def run(self, inputs: Iterable[Input], finished: Callable[[dict[str, Any]], None] | None = None) -> Summary:
+    def run(
+        self, device: Device, inputs: Iterable[Input], finished: Callable[[Summary], None] | None = None
+    ) -> Summary:
         """Run all images that the journal does not hold yet.
 
         Args:
+            device: the running board.
             inputs: every image of the evaluation, in order.
-            finished: called with the journal row of each image.
+            finished: called after each image.
 
         Raises:
             BoardError: the board stopped answering, or runs another model; the journal keeps what is done.
             StoppedError: a mismatch, with `fail_fast`.
             JournalError: the journal is of other firmware.
         """
-        self._begin()
+        self._begin(device)
         every = list(inputs)
         self._check_images(every)
         todo = (item for item in every if item.index not in self.done)
         started = time.monotonic()
         for predicted in predict_ahead(todo, self.predictor, batch_size(self.model.info.macs)):
-            row = self._run_one(predicted)
+            row = self._run_one(device, predicted)
             now = time.monotonic()
             row["seconds"], started = round(now - started, 6), now
             self._append(row)
             if finished:
-                finished(row)
+                finished(self.summary)
             if self.fail_fast and not row["exact"]:
-                self._append({"memory": self.device.memory()})
+                self._append({"memory": device.memory()})
                 raise StoppedError(f"image {predicted.input.id} is not bit-exact, and --fail-fast was given")
-        self._append({"memory": self.device.memory()})
+        self._append({"memory": device.memory()})
         return self.summary
 
     def _check_images(self, inputs: Sequence[Input]) -> None:
@@ -175,8 +175,8 @@ class Evaluation:
                     "Choose another journal, or start over with --overwrite"
                 )
 
-    def _begin(self) -> None:
-        facts = self.device.facts()
+    def _begin(self, device: Device) -> None:
+        facts = device.facts()
         check_signature(self.model, facts)
         if self.build is not None and facts.build != self.build:
             raise JournalError(
@@ -186,9 +186,9 @@ class Evaluation:
         if self.build is None:
             self._append({"board": {"build": facts.build, "unit": facts.unit, "details": facts.details}})
 
-    def _run_one(self, entry: Predicted) -> dict[str, Any]:
+    def _run_one(self, device: Device, entry: Predicted) -> dict[str, Any]:
         item, image, predicted = entry
-        result = self.device.run(image)
+        result = device.run(image)
         got = result.output.reshape(-1)
         exact = bool(np.array_equal(predicted, got))
         row: dict[str, Any] = {
@@ -205,20 +205,20 @@ class Evaluation:
             "layers": None if result.layers is None else list(result.layers),
         }
         if not exact and self.summary.first_divergence is None:
-            row["divergence"] = self._explain(image).to_json()
-        totals = list(self.device.link_statistics())
+            row["divergence"] = self._explain(device, image).to_json()
+        totals = list(device.link_statistics())
         row["link"] = [now - before for now, before in zip(totals, self._link, strict=True)]
         self._link = totals
         return row
 
-    def _explain(self, image: Image) -> compare.Divergence:
+    def _explain(self, device: Device, image: Image) -> compare.Divergence:
         def trace() -> tuple[npt.NDArray[np.integer[Any]], Sequence[int]]:
-            run: Run = self.device.run(image, crcs=True)
+            run: Run = device.run(image, crcs=True)
             return run.output, run.crcs or []
 
         def read_output(index: int) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint16] | None]:
-            self.device.run(image, last=index)
-            return self.device.read_tensor(self.model.operators[index].output)
+            device.run(image, last=index)
+            return device.read_tensor(self.model.operators[index].output)
 
         return compare.locate_divergence(self._operators, self.predictor.trace(image), trace, read_output)
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cost model: amounts of work from the shapes, the fit, and the board file that holds it."""
+
+import importlib.util
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_fakes import plan_without_reuse, small_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvhil.errors import InputError
+from tvhil.packing import pack_vit, read_model
+from tvhil.packing.format import OpKind, ScaleMode
+from tvhil.packing.random_vit import random_vit
+from tvhil.packing.trits import Codec
+from tvhil.prediction.latency import RUN, CostModel, _dot_features, kind_of, operator_features, run_features
+from tvhil.prediction.memory import MemoryLimits, check_fit, predict_memory
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def calibrate():
+    spec = importlib.util.spec_from_file_location("calibrate", ROOT / "tools" / "calibrate_cost_model.py")
+    module = sys.modules["calibrate"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def model_of(codec=Codec.BASE3, **options):
+    return read_model(pack_vit(random_vit(3, **options), codec, plan_without_reuse))
+
+
+def operators_named(model, name):
+    return next(op for op in model.operators if op.name == name)
+
+
+@given(st.integers(1, 1000), st.integers(1, 20))
+def test_the_steps_of_a_dot_product_cover_every_input_once(terms, calls):
+    features = _dot_features(calls, terms)
+    assert 4 * features["dot_quads"] + features["dot_singles"] == calls * terms
+    assert features["dot_chunks"] == calls * -(-terms // 128)
+
+
+def test_amounts_of_a_linear_operator_follow_its_shape():
+    model = model_of(embed_dim=32, mlp_dim=44, depth=1)  # 5 tokens
+    features = operator_features(model, operators_named(model, "blocks.0.mlp.fc1"))
+    assert features["trits_base3"] == 44 * 32
+    assert features["groups"] == 6
+    assert features["absent_trits"] == 2 * 32  # four missing channels are two pairs
+    assert features["dots"] == features["rows_table"] == 5 * 6
+    assert features["outputs_table"] == 5 * 44
+
+
+def test_every_output_of_a_linear_operator_has_its_own_cost():
+    model = model_of(depth=1)
+    kinds = {op.name.rsplit(".", 1)[-1]: set(operator_features(model, op)) for op in model.operators}
+    assert "outputs_i8" in kinds["q"]
+    assert "outputs_i16_add" in kinds["proj"]
+    assert "outputs_table" in kinds["fc1"]
+    assert "outputs_i16_set" in kinds["head"]
+    per_token = model_of(depth=1, scale_mode=ScaleMode.PER_TOKEN)
+    kinds = {op.name.rsplit(".", 1)[-1]: set(operator_features(per_token, op)) for op in per_token.operators}
+    assert {"scaled_outputs", "quantized_outputs"} <= kinds["fc1"]
+    assert "scaled_outputs" in kinds["q"]
+    assert "quantized_values" in kinds["norm1"] & kinds["attn"]
+
+
+def test_both_codecs_have_their_own_decoding_cost():
+    for codec in Codec:
+        model = model_of(codec)
+        assert f"trits_{codec.label}" in operator_features(model, model.operators[0])
+
+
+def test_attention_is_counted_by_groups_of_four_queries():
+    model = model_of(embed_dim=32, heads=2, depth=1)  # 5 tokens: two groups a head
+    features = operator_features(model, operators_named(model, "blocks.0.attn"))
+    assert features["groups"] == 4
+    assert features["group_keys"] == 4 * 5
+    assert features["group_key_dims"] == 4 * 5 * 16
+    assert features["outputs"] == 5 * 32
+
+
+def test_mean_pooling_counts_the_patch_tokens_only():
+    model = model_of(mean_pool=True)
+    op = next(op for op in model.operators if op.kind is OpKind.MEAN_POOL)
+    assert operator_features(model, op) == {"operators": 1, "outputs": 32, "values": 4 * 32}
+
+
+def random_models():
+    for seed, mode in enumerate([*ScaleMode] * 6):
+        rng = np.random.default_rng(seed)
+        heads, patch = int(rng.integers(1, 4)), int(rng.choice([2, 4, 8]))
+        vit = random_vit(
+            seed, image_size=(patch * int(rng.integers(1, 7)),) * 2, patch_size=patch, embed_dim=24 * heads,
+            heads=heads, depth=1, mlp_dim=int(rng.integers(20, 300)), classes=int(rng.integers(2, 90)), scale_mode=mode,
+            prefix_tokens=seed % 3, mean_pool=seed % 3 == 0,
+        )  # fmt: skip
+        yield read_model(pack_vit(vit, Codec(seed // 2 % 2), plan_without_reuse))
+
+
+def test_a_fit_predicts_other_models_when_costs_are_linear_in_the_amounts(calibrate):
+    rng = np.random.default_rng(5)
+    true: dict[str, dict[str, float]] = {}
+
+    def cost(kind, features):
+        table = true.setdefault(kind, {})
+        return sum(table.setdefault(name, float(rng.uniform(2, 30))) * amount for name, amount in features.items())
+
+    models = list(random_models())
+    rows = [
+        calibrate.Measurement(kind_of(op), features, cost(kind_of(op), features))
+        for model in models
+        for op in model.operators
+        for features in [operator_features(model, op)]
+    ]
+    rows += [calibrate.Measurement(RUN, f, cost(RUN, f)) for f in map(run_features, models)]
+    fitted = CostModel("cycles", "portable", calibrate.fit(rows))
+    assert max(worst for _, _, worst in calibrate.errors(rows, fitted).values()) < 1e-4
+    other = model_of(image_size=(56, 56), channels=3, patch_size=8, embed_dim=96, heads=3, depth=2, mlp_dim=384)
+    features = [(kind_of(op), operator_features(other, op)) for op in other.operators]
+    expected = sum(cost(kind, f) for kind, f in features if kind in true) + cost(RUN, run_features(other))
+    assert fitted.predict(other).total == pytest.approx(expected, rel=0.02)
+
+
+def test_the_prediction_of_a_model_is_the_sum_of_its_operators_and_the_rest():
+    model = small_model()
+    table = {kind.name.lower(): {} for kind in OpKind}
+    for op in model.operators:
+        table[kind_of(op)] |= dict.fromkeys(operator_features(model, op), 2.0)
+    cost = CostModel.from_table(
+        {"unit": "cycles", "kernels": "portable", **table, RUN: {"inferences": 5, "operators": 3}}
+    )
+    prediction = cost.predict(model)
+    layers = [2 * sum(operator_features(model, op).values()) for op in model.operators]
+    assert [value for _, value in prediction.layers] == layers
+    assert prediction.total == sum(layers) + 5 + 3 * len(model.operators)
+
+
+def test_a_cost_model_without_a_needed_coefficient_names_it():
+    cost = CostModel.from_table({"unit": "cycles", "kernels": "portable", "patch_embed": {"groups": 1.0}})
+    with pytest.raises(InputError, match=r"\[cost.patch_embed\] \w+.*calibrate_cost_model"):
+        cost.predict(small_model())
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"unit": "parsecs", "kernels": "portable"},
+        {"unit": "cycles", "kernels": "unknown"},
+        {"unit": "cycles", "kernels": "portable", "linear": 3},
+        {"unit": "cycles", "kernels": "portable", "linear": {"rows": "many"}},
+    ],
+)
+def test_a_malformed_cost_table_is_refused(table):
+    with pytest.raises(InputError, match="cost"):
+        CostModel.from_table(table)
+
+
+def test_writing_the_cost_table_leaves_the_rest_of_the_board_file_alone(calibrate):
+    cost = CostModel("cycles", "portable", {"run": {"operators": 12.5}, "linear": {"rows": 1e-9}})
+    board = '# a board\nname = "x"\n\n# memories\n[[memory]]\nbytes = 5\n'
+    once = calibrate.replace_cost_table(board, calibrate.cost_table(cost, "Fitted: once"))
+    twice = calibrate.replace_cost_table(
+        once + "\n# after\n[link]\nbaud = 1\n", calibrate.cost_table(cost, "Fitted: twice")
+    )
+    assert twice.startswith(board)
+    assert "# after\n[link]\nbaud = 1\n" in twice
+    assert "once" not in twice
+    assert tomllib.loads(twice)["cost"] == {
+        "unit": "cycles", "kernels": "portable", "run": {"operators": 12.5}, "linear": {"rows": 1e-9},
+    }  # fmt: skip
+    assert CostModel.from_table(tomllib.loads(twice)["cost"]) == cost
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(["arena", "model"]), st.integers(1, 1000))
+def test_a_model_too_big_for_a_board_is_refused_with_both_numbers(what, missing):
+    model = small_model()
+    need = {"arena": model.plan.arena_bytes, "model": model.file_bytes}[what]
+    check_fit(model, MemoryLimits(**{what: need}), "b")
+    with pytest.raises(InputError, match=f"needs {need:,} bytes, b has {need - missing:,}"):
+        check_fit(model, MemoryLimits(**{what: need - missing}), "b")
+
+
+def test_memory_is_predicted_from_the_plan():
+    model = small_model()
+    memory = predict_memory(model, MemoryLimits(stack=8192, static=100))
+    assert memory["arena"] == {"measured": None, "predicted": model.plan.arena_bytes}
+    assert memory["stack"] == {"measured": None, "limit": 8192}
+    assert (memory["static"], memory["model_bytes"], memory["heap"]) == (100, model.file_bytes, None)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands share: the `--json` option, reading models, tables on stdout and progress on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvhil.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from tvhil.models import Preprocessing
+    from tvhil.packing import TvitModel
+
+EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "embedded" / "vit_digits.tvit"
+_WIDTH_OF_FILES = 140  # columns where stdout is no terminal
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json FILE`."""
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the result as JSON ('-': to stdout)")
+
+
+def emit(options: argparse.Namespace, result: Mapping[str, Any], tables: Iterable[RenderableType]) -> None:
+    """Print tables for people, unless JSON goes to stdout, and write the JSON that was asked for."""
+    to_stdout = options.json is not None and str(options.json) == "-"
+    if to_stdout:
+        json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
+        print()
+        return
+    console = stdout()
+    for table in tables:
+        console.print(table)
+    if options.json is not None:
+        from tvhil.evaluation.report import write_report
+
+        write_report(result, options.json)
+
+
+def stdout() -> Console:
+    """Where results go."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_FILES)
+
+
+def stderr() -> Console:
+    """Where progress and notices go."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def notice(text: str) -> None:
+    """One line for people on stderr."""
+    print(f"tvhil: {text}", file=sys.stderr, flush=True)
+
+
+def facts_table(title: str, rows: Sequence[tuple[str, object]]) -> RenderableType:
+    """A table of two columns; rows without a value are left out."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in rows:
+        if value is not None:
+            table.add_row(name, str(value))
+    return table
+
+
+def list_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
+    """A table with a header; numbers are aligned to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    cells = [list(row) for row in rows]
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        numeric = bool(cells) and all(isinstance(row[i], int | float) for row in cells)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=i < len(columns) - 1)
+    for row in cells:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    return table
+
+
+def model_facts(model: TvitModel, file: Path | str) -> dict[str, Any]:
+    """The `model` of a report."""
+    info = model.info
+    return {
+        "name": model.name,
+        "file": str(file),
+        "sha256": model.sha256,
+        "bytes": model.file_bytes,
+        "parameters": info.parameters,
+        "input": list(info.input_shape),
+        "classes": info.classes,
+    }
+
+
+def preprocessing_of(model: TvitModel) -> Preprocessing | None:
+    """How the model wants its images, from the file's META; None where it does not say.
+
+    Raises:
+        InputError: it says nonsense, or makes images of another size than the model takes.
+    """
+    from tvhil.models import Preprocessing
+
+    values = model.meta.get("preprocessing")
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise InputError(f"model {model.name}: the preprocessing in META is no object")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        result = Preprocessing(**fields)
+    except (TypeError, ValueError, UsageError) as error:
+        raise InputError(f"model {model.name}: the preprocessing in META is malformed: {error}") from None
+    made = (result.image_size, result.image_size, result.channels)
+    if made != model.info.input_shape:
+        raise InputError(
+            f"model {model.name}: its preprocessing makes {made} images, it takes {model.info.input_shape}"
+        )
+    return result
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model FILE`, the embedded digits model by default."""
+    parser.add_argument("--model", metavar="FILE", type=Path, help=".tvit file (default: the embedded vit_digits)")
+
+
+def open_model(path: Path | None) -> tuple[TvitModel, Path]:
+    """The model of `--model`, or the embedded one, and its file."""
+    from tvhil.packing import read_model
+
+    file = path or EMBEDDED_MODEL
+    return read_model(file), file

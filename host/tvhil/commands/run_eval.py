@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stream a dataset to a board, image by image, and compare every logit with the host's prediction, bit for bit.
+
+Each finished image is a row of a journal (JSON Lines, beside the --json file, or in runs/). Whatever stops an
+evaluation, --resume continues it. When logits differ, the first operator, token and channel that do are found by
+reading tensors back from the board; the exit code is then 6."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvhil.commands.common import (
+    EMBEDDED_MODEL,
+    add_json,
+    add_model,
+    emit,
+    model_facts,
+    notice,
+    open_model,
+    preprocessing_of,
+    stderr,
+)
+from tvhil.errors import BoardError, ExitCode, InputError, UsageError
+
+if TYPE_CHECKING:
+    from tvhil.boards import Board
+    from tvhil.evaluation.journal import Journal
+    from tvhil.evaluation.report import Summary
+    from tvhil.evaluation.run import Input
+    from tvhil.packing import TvitModel
+
+EXAMPLES = """\
+examples:
+  tvhil run-eval digits --board qemu-xtensa --limit 64 --json r.json      the embedded model on an emulated Xtensa
+  tvhil run-eval cifar10 --board native --model m.tvit --data cifar-10-batches-bin.zip --limit 100
+  tvhil run-eval imagenet-val-1k --board qemu-xtensa --model m.tvit --data val.tar --json r.json
+  tvhil run-eval imagenet-val-1k --board qemu-xtensa --model m.tvit --data val.tar --json r.json --resume
+
+datasets: digits, synthetic, cifar10, cifar100, imagenet-val, imagenet-val-1k, folder
+"""
+_NOTICE_SECONDS = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `tvhil run-eval`."""
+    parser.add_argument("dataset", help="name of a dataset")
+    parser.add_argument("--board", required=True, help="name of a board (see `tvhil boards`)")
+    add_model(parser)
+    parser.add_argument("--data", metavar="PATH", type=Path, help="where the dataset lies: a folder, zip or tar")
+    parser.add_argument("--split", help="train, test or val (default: the one that accuracy is usually measured on)")
+    parser.add_argument("--limit", metavar="N", type=int, help="run a class-balanced subset of N images")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the subset (default 0)")
+    parser.add_argument("--port", help="serial port or URL of the board, where there is a choice")
+    parser.add_argument("--journal", metavar="FILE", type=Path, help="journal (default: beside --json, or in runs/)")
+    parser.add_argument("--resume", action="store_true", help="continue the journal of an earlier run")
+    parser.add_argument("--overwrite", action="store_true", help="start over although the journal is not finished")
+    parser.add_argument("--fail-fast", action="store_true", help="stop at the first image that is not bit-exact")
+    parser.add_argument("--operators", action="store_true", help="print the latency of each operator")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate, report, and tell by the exit code whether every image was bit-exact."""
+    from tvhil.boards import load_board
+    from tvhil.datasets import open_dataset
+    from tvhil.evaluation.inputs import dataset_identity, labels_fit, make_inputs
+    from tvhil.prediction.memory import check_fit
+
+    if options.resume and options.overwrite:
+        raise UsageError("--resume continues a journal, --overwrite discards it: choose one")
+    if options.model is None and options.dataset not in ("digits", "synthetic"):
+        raise UsageError(
+            f"{options.dataset} needs --model FILE.tvit; only digits has an embedded model ({EMBEDDED_MODEL.name})"
+        )
+    model, file = open_model(options.model)
+    board = load_board(options.board)
+    check_fit(model, board.limits, board.name)
+    dataset = open_dataset(
+        options.dataset, options.data, split=options.split, limit=options.limit, seed=options.seed,
+        shape=model.info.input_shape,
+    )  # fmt: skip
+    if not len(dataset):
+        raise InputError(f"{options.dataset} holds no image")
+    if dataset.class_names and not labels_fit(dataset, model):
+        notice(
+            f"the data has {len(dataset.class_names)} classes, the model {model.info.classes}: accuracy is not measured"
+        )
+    inputs = make_inputs(dataset, model, preprocessing_of(model))
+    header = {
+        "model": {"name": model.name, "signature": model.signature},
+        "board": board.name,
+        "dataset": dataset_identity(dataset),
+        "images": len(inputs),
+        "seed": options.seed,
+        "limit": options.limit,
+    }
+    path = _journal_path(options, header)
+    report = _new_report(model, file, board, dataset_name=dataset.title, split=dataset.split, seed=options.seed)
+    with _open_journal(path, header, options) as journal:
+        summary = _evaluate(options, board, model, journal, inputs)
+        board_row = next((row["board"] for row in journal.rows() if "board" in row), None)
+    _finish_report(report, summary, board_row, path, options.json)
+    from tvhil.evaluation.report import render
+
+    emit(options, report, render(report, layers=options.operators))
+    if summary.bit_exact == summary.images:
+        return ExitCode.OK
+    notice(f"{summary.images - summary.bit_exact} of {summary.images} images are not bit-exact; journal: {path}")
+    return ExitCode.MISMATCH
+
+
+def _evaluate(
+    options: argparse.Namespace, board: Board, model: TvitModel, journal: Journal, inputs: list[Input]
+) -> Summary:
+    from tvhil.evaluation.run import Evaluation
+    from tvhil.evaluation.session import open_device
+    from tvhil.prediction import Predictor
+
+    evaluation = Evaluation(model, Predictor(model), journal, fail_fast=options.fail_fast)
+    left = [item for item in inputs if item.index not in evaluation.done]
+    if evaluation.done:
+        notice(f"{journal.path}: {len(evaluation.done)} images are done, {len(left)} are left")
+    if not left and evaluation.summary.memory is not None:
+        return evaluation.summary
+    try:
+        with (
+            open_device(board, model, port=options.port, notice=notice) as device,
+            _progress(len(inputs), evaluation.summary.images) as finished,
+        ):
+            return evaluation.run(device, inputs, finished)
+    except (KeyboardInterrupt, BoardError, OSError):
+        notice(
+            f"{evaluation.summary.images} of {len(inputs)} images are done and kept in {journal.path}; "
+            "run the same command with --resume to continue"
+        )
+        raise
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[Callable[[Summary], None]]:
+    """A progress bar on a terminal, a line now and then elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def line(summary: Summary) -> None:
+            nonlocal last
+            if time.monotonic() - last > _NOTICE_SECONDS:
+                last = time.monotonic()
+                notice(f"{summary.images} of {total} images, {_state(summary)}")
+
+        yield line
+        return
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as progress:
+        task = progress.add_task("running", total=total, completed=done)
+        yield lambda summary: progress.update(task, completed=summary.images, description=_state(summary))
+
+
+def _state(summary: Summary) -> str:
+    return "all bit-exact" if summary.bit_exact == summary.images else f"{summary.bit_exact} bit-exact"
+
+
+def _journal_path(options: argparse.Namespace, header: dict[str, Any]) -> Path:
+    """Where the journal lies: as told, beside the report, or in runs/."""
+    if options.journal is not None:
+        return Path(options.journal)
+    if options.json is not None and str(options.json) != "-":
+        return Path(options.json).with_suffix(".journal.jsonl")
+    if not options.resume:
+        return Path("runs") / time.strftime("%Y%m%d-%H%M%S") / "journal.jsonl"
+    from tvhil.evaluation.journal import JournalError, read_journal
+
+    for path in sorted(Path("runs").glob("*/journal.jsonl"), reverse=True):
+        try:
+            found, _ = read_journal(path)
+        except JournalError:
+            continue
+        if all(found.get(key) == value for key, value in header.items()):
+            return path
+    raise UsageError("runs/ holds no journal of this evaluation to resume: name it with --journal FILE")
+
+
+def _open_journal(path: Path, header: dict[str, Any], options: argparse.Namespace) -> Journal:
+    from tvhil.evaluation.journal import Journal, JournalError, read_journal
+
+    if options.resume:
+        return Journal.resume(path, header)
+    overwrite = options.overwrite
+    if not overwrite and path.exists():
+        # A finished journal is replaced as its report is; an unfinished one is work that somebody may want to keep.
+        try:
+            found, rows = read_journal(path)
+            overwrite = len({row["image"] for row in rows if "image" in row}) == found.get("images")
+        except JournalError:
+            overwrite = False
+    return Journal.create(path, header, overwrite=overwrite)
+
+
+def _new_report(
+    model: TvitModel, file: Path, board: Board, *, dataset_name: str, split: str, seed: int
+) -> dict[str, Any]:
+    from tvhil.evaluation.report import empty_report, fill_latency_prediction
+    from tvhil.prediction.memory import predict_memory
+
+    report = empty_report()
+    report["model"] = model_facts(model, file)
+    report["board"] = {"name": board.name, "kind": board.kind, "details": None}
+    report["dataset"] |= {"name": dataset_name, "split": split, "seed": seed}
+    prediction = board.cost.predict(model) if board.cost is not None else None
+    fill_latency_prediction(report, prediction, [op.name for op in model.operators])
+    report["memory"] = predict_memory(model, board.limits)
+    return report
+
+
+def _finish_report(
+    report: dict[str, Any], summary: Summary, board_row: dict[str, Any] | None, journal: Path, json_file: Path | None
+) -> None:
+    from tvhil.evaluation.report import fill_measured
+
+    if board_row is not None:
+        report["board"]["details"] = board_row["details"]
+        report["latency"]["unit"] = report["latency"]["unit"] or board_row["unit"]
+    fill_measured(report, summary)
+    beside = json_file is not None and journal.parent == Path(json_file).parent
+    report["images"] = journal.name if beside else str(journal)

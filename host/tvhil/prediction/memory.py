@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a model fit a board, and what memory will it use there: known before anything is flashed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvhil.errors import InputError
+from tvhil.packing.reader import TvitModel
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """What a board offers, in bytes; None where it is not known.
+
+    Attributes:
+        arena: for activations.
+        model: for the model file, in flash.
+        stack: of the inference.
+        static: data and bss of the firmware without the arena, as its build states them.
+        heap: of the firmware.
+    """
+
+    arena: int | None = None
+    model: int | None = None
+    stack: int | None = None
+    static: int | None = None
+    heap: int | None = None
+
+
+def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
+    """Refuse a model that is too big for a board.
+
+    Raises:
+        InputError: with both numbers, for flash and arena alike.
+    """
+    excess = [
+        f"{what} needs {need:,} bytes, {board} has {room:,}"
+        for what, need, room in (
+            ("the file", model.file_bytes, limits.model),
+            ("the arena", model.plan.arena_bytes, limits.arena),
+        )
+        if room is not None and need > room
+    ]
+    if excess:
+        raise InputError(f"model {model.name} does not fit {board}: {'; '.join(excess)}")
+
+
+def predict_memory(model: TvitModel, limits: MemoryLimits) -> dict[str, Any]:
+    """The `memory` of a report, before anything is measured."""
+    return {
+        "arena": {"measured": None, "predicted": model.plan.arena_bytes},
+        "stack": {"measured": None, "limit": limits.stack},
+        "static": limits.static,
+        "model_bytes": model.file_bytes,
+        "heap": limits.heap,
+    }
