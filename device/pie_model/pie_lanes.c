@@ -64,10 +64,10 @@ PIE_INLINE pie_status_t with_store(const pie_insn_t *insn, pie_state_t *state, p
 
 #define CLAMP(value, low, high) ((value) < (low) ? (low) : (value) > (high) ? (high) : (value))
 
-LANES(add_s8, s8, int, CLAMP(a + b, INT8_MIN, INT8_MAX))
+LANES(add_s8, s8, int16_t, CLAMP((int16_t)(a + b), INT8_MIN, INT8_MAX))
 LANES(add_s16, s16, int, CLAMP(a + b, INT16_MIN, INT16_MAX))
 LANES(add_s32, s32, int64_t, CLAMP(a + b, INT32_MIN, INT32_MAX))
-LANES(sub_s8, s8, int, CLAMP(a - b, INT8_MIN, INT8_MAX))
+LANES(sub_s8, s8, int16_t, CLAMP((int16_t)(a - b), INT8_MIN, INT8_MAX))
 LANES(sub_s16, s16, int, CLAMP(a - b, INT16_MIN, INT16_MAX))
 LANES(sub_s32, s32, int64_t, CLAMP(a - b, INT32_MIN, INT32_MAX))
 FUSED(ee_vadds_s8, add_s8)
