@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The public functions: life of a simulator, the run loop over the cores, counters and registers. */
+#include "core.h"
+
+#include <fenv.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const stall_names[LX7_STALL_COUNT] = {
+    "load", "mul", "div", "fpu", "sreg", "pie", "pie_unit", "branch", "fetch", "loop", "icache", "dcache", "dcache_write",
+    "bus", "unaligned", "device", "sync", "exception", "sleep",
+};
+
+const char *lx7_stall_name(lx7_stall_t cause) { return (unsigned)cause < LX7_STALL_COUNT ? stall_names[cause] : NULL; }
+
+const char *lx7_message(const lx7_sim_t *sim) { return sim->message; }
+
+/* ---- life ------------------------------------------------------------------------------------------------ */
+
+static cpu_t *new_cpu(lx7_sim_t *sim, unsigned index) {
+    cpu_t *cpu = aligned_alloc(64, (sizeof *cpu + 63) / 64 * 64);
+    if (!cpu) return NULL;
+    memset(cpu, 0, sizeof *cpu);
+    cpu->sim = sim;
+    cpu->index = (uint8_t)index;
+    cpu->pages = calloc(1u << (32 - PAGE_BITS), sizeof *cpu->pages);
+    if (!cpu->pages) {
+        free(cpu);
+        return NULL;
+    }
+    return cpu;
+}
+
+static void free_code(cpu_t *cpu) {
+    for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
+        code_page_t *page = cpu->pages[i];
+        if (!page) continue;
+        for (int k = 0; k < PAGE_BYTES; k++)
+            if (page->insn[k].opid == OP_PIE) free(page->insn[k].pie);
+        free(page);
+        cpu->pages[i] = NULL;
+    }
+    free(cpu->extra);
+    cpu->extra = NULL;
+    cpu->n_extra = cpu->max_extra = 0;
+}
+
+lx7_sim_t *lx7_new(void) {
+    lx7_sim_t *sim = calloc(1, sizeof *sim);
+    if (!sim) return NULL;
+    sim->cores = 1;
+    exec(NULL, &sim->labels);
+    if (memory_init(sim)) {
+        lx7_free(sim);
+        return NULL;
+    }
+    for (unsigned i = 0; i < LX7_MAX_CORES; i++)
+        if (!(sim->cpu[i] = new_cpu(sim, i))) {
+            lx7_free(sim);
+            return NULL;
+        }
+    return sim;
+}
+
+void lx7_free(lx7_sim_t *sim) {
+    if (!sim) return;
+    for (int i = 0; i < LX7_MAX_CORES; i++)
+        if (sim->cpu[i]) {
+            free_code(sim->cpu[i]);
+            free(sim->cpu[i]->pages);
+            free(sim->cpu[i]);
+        }
+    cache_free(sim);
+    uart_free(sim);
+    memory_free(sim);
+    free(sim);
+}
+
+int lx7_load_config(lx7_sim_t *sim, const char *path) { return config_load(sim, path); }
+
+int lx7_load_flash(lx7_sim_t *sim, const char *path) { return memory_load_flash(sim, path); }
+
+int lx7_set_option(lx7_sim_t *sim, const char *name, int64_t value) {
+    if (!strcmp(name, "max-cycles") && value >= 0) {
+        sim->max_cycles = (uint64_t)value;
+        return 0;
+    }
+    if (sim->loaded) return set_error(sim, "option %s must be set before the program is loaded", name);
+    if (!strcmp(name, "cores") && value >= 1 && value <= LX7_MAX_CORES) sim->cores = (int)value;
+    else if (!strcmp(name, "pie") && value >= 0 && value <= 1) sim->pie = value != 0;
+    else if (!strcmp(name, "trap") && value >= 0 && value <= 1) sim->trap = value != 0;
+    else return set_error(sim, "no option %s = %lld", name, (long long)value);
+    return 0;
+}
+
+void lx7_set_warning(lx7_sim_t *sim, lx7_warning_fn fn, void *context) {
+    sim->warn = fn;
+    sim->warn_context = context;
+}
+
+/* What QEMU's -kernel leaves at the reset vector: four instructions that load a2 with the boot parameters and go to
+ * the entry point. Same number of instructions, same registers. */
+static void write_boot_code(lx7_sim_t *sim) {
+    enum { ENTRY = 8, PARAMETERS = 12 }; /* literals */
+    static const uint8_t code[] = {
+        0x06, 0x03, 0x00, 0, 0, 0, 0, 0, /* j 16 */
+        0,    0,    0,    0, 0, 0, 0, 0, /* literals */
+        0x01, 0xfe, 0xff,                /* l32r a0, entry */
+        0x21, 0xfe, 0xff,                /* l32r a2, parameters */
+        0xa0, 0x00, 0x00,                /* jx a0 */
+    };
+    /* An empty list of boot parameters at the end of the ROM's RAM: first tag, memory, last tag. */
+    uint32_t list = (ROM_BASE + 0x2000000u - 28u) & ~0xffu;
+    static const uint16_t first[2] = {0x7b0b, 0}, memory[2] = {0x1003, 12}, last[2] = {0x7e0b, 0};
+    uint32_t range[3] = {0, RAM_BASE, RAM_BASE + RAM_SIZE};
+    if (sim->entry == RESET_VECTOR0) return;
+    memcpy(sim->mem + list, first, 4);
+    memcpy(sim->mem + list + 4, memory, 4);
+    memcpy(sim->mem + list + 8, range, 12);
+    memcpy(sim->mem + list + 20, last, 4);
+    memcpy(sim->mem + RESET_VECTOR0, code, sizeof code);
+    memcpy(sim->mem + RESET_VECTOR0 + ENTRY, &sim->entry, 4);
+    memcpy(sim->mem + RESET_VECTOR0 + PARAMETERS, &list, 4);
+}
+
+int lx7_load_elf(lx7_sim_t *sim, const char *path) {
+    if (!sim->configured) return set_error(sim, "no configuration loaded (esp32s3.toml)");
+    memory_map_regions(sim);
+    if (cache_configure(sim)) return -1;
+    if (elf_load(sim, path)) return -1;
+    for (int i = 0; i < LX7_MAX_CORES; i++) free_code(sim->cpu[i]);
+    write_boot_code(sim);
+    sim->loaded = true;
+    lx7_reset(sim);
+    return 0;
+}
+
+static void reset_cpu(cpu_t *cpu) {
+    lx7_sim_t *sim = cpu->sim;
+    code_page_t **pages = cpu->pages;
+    extra_t *extra = cpu->extra;
+    uint32_t n_extra = cpu->n_extra, max_extra = cpu->max_extra;
+    uint8_t index = cpu->index;
+    memset(cpu, 0, sizeof *cpu);
+    cpu->sim = sim;
+    cpu->pages = pages;
+    cpu->extra = extra;
+    cpu->n_extra = n_extra;
+    cpu->max_extra = max_extra;
+    cpu->index = index;
+    cpu->target = index ? RESET_VECTOR1 : RESET_VECTOR0;
+    cpu->ps = 0x1f;
+    cpu->vecbase = VECBASE_RESET;
+    cpu->ws = 1;
+    cpu->cpenable = 0xff;
+    cpu->atomctl = 0x28;
+    for (int i = 0; i < N_TIMER; i++) cpu->timer[i] = UINT64_MAX;
+    for (int i = 0; i < 8; i++) cpu->itlb[i] = cpu->dtlb[i] = 2;
+    pie_reset(&cpu->pie);
+    memory_init_pie_bus(cpu);
+    update_window(cpu);
+}
+
+void lx7_reset(lx7_sim_t *sim) {
+    for (int i = 0; i < LX7_MAX_CORES; i++) reset_cpu(sim->cpu[i]);
+    mx_reset(sim);
+    uart_reset(sim);
+    cache_reset(sim);
+    sim->exit_requested = sim->idle = false;
+    sim->leds = 0;
+    sim->warned_device = 0;
+    sim->message[0] = 0;
+    lx7_clear_counters(sim);
+}
+
+/* ---- running --------------------------------------------------------------------------------------------- */
+
+static bool running(const cpu_t *cpu) { return !cpu->stalled && !cpu->sleeping; }
+
+/* A core that waits for an interrupt skips to the next timer, or to `until`. */
+static void sleep_until(cpu_t *cpu, uint64_t until) {
+    uint64_t wake = next_timer(cpu);
+    if (wake > until) wake = until;
+    if (wake > cpu->cyc) {
+        insn_t *ip = cpu->ip ? cpu->ip : code_lookup(cpu, cpu->target);
+        book_stall(cpu, ip, wake - cpu->cyc, LX7_STALL_SLEEP);
+        cpu->cyc = wake;
+    }
+}
+
+/* Runs one core up to cycle `until`. */
+static void run_core(cpu_t *cpu, uint64_t until) {
+    lx7_sim_t *sim = cpu->sim;
+    while (cpu->cyc < until && !cpu->stop && !sim->exit_requested && !sim->idle && !sim->rearranged) {
+        update_timers(cpu);
+        if (interrupt_pending(cpu)) {
+            cpu->sleeping = false;
+            take_interrupt(cpu, cpu->target);
+        }
+        if (cpu->stalled) {
+            cpu->cyc = until;
+        } else if (cpu->sleeping) {
+            sleep_until(cpu, until);
+        } else {
+            uint64_t timer = next_timer(cpu);
+            cpu->until = timer < until ? timer : until;
+            exec(cpu, NULL);
+        }
+    }
+    if (cpu->fpu_used) {
+        fpu_collect_flags(cpu);
+        cpu->fpu_used = false;
+    }
+}
+
+/* Nothing can happen without the host: every core that is not stalled sleeps without a timer set. */
+static bool all_asleep(const lx7_sim_t *sim) {
+    for (int i = 0; i < sim->cores; i++) {
+        const cpu_t *cpu = sim->cpu[i];
+        if (running(cpu) || (!cpu->stalled && (interrupt_pending(cpu) || next_timer(cpu) != UINT64_MAX))) return false;
+    }
+    return true;
+}
+
+static lx7_stop_t run(lx7_sim_t *sim, uint64_t end) {
+    uint64_t quantum = sim->cores > 1 ? (uint64_t)sim->timing.clock_quantum : 1u << 22;
+    sim->idle = false;
+    while (true) {
+        cpu_t *next = sim->cpu[0];
+        uint64_t until = end;
+        for (int i = 0; i < sim->cores; i++) {
+            cpu_t *cpu = sim->cpu[i];
+            if (cpu->stop) {
+                lx7_stop_t stop = cpu->stop;
+                if (stop == LX7_STOP_BREAK) cpu->stop = LX7_STOP_BUDGET;
+                return stop;
+            }
+            if (cpu->cyc < next->cyc) next = cpu;
+        }
+        if (sim->exit_requested) return LX7_STOP_EXIT;
+        if (sim->idle) {
+            sim->uart.empty_polls = 0;
+            return LX7_STOP_IDLE;
+        }
+        if (all_asleep(sim)) return LX7_STOP_IDLE;
+        if (next->cyc >= end) return LX7_STOP_BUDGET;
+        sim->rearranged = false;
+        if (next->cyc + quantum < until) until = next->cyc + quantum;
+        run_core(next, until);
+    }
+}
+
+lx7_stop_t lx7_run(lx7_sim_t *sim, uint64_t cycles) {
+    if (!sim->loaded) {
+        set_error(sim, "no program loaded");
+        return LX7_STOP_ERROR;
+    }
+    fenv_t host;
+    feholdexcept(&host);
+    fesetround(FE_TONEAREST);
+    for (int i = 0; i < sim->cores; i++) update_attention(sim->cpu[i]);
+    uint64_t start = sim->cpu[0]->cyc;
+    for (int i = 1; i < sim->cores; i++)
+        if (sim->cpu[i]->cyc < start) start = sim->cpu[i]->cyc;
+    uint64_t end = cycles ? start + cycles : UINT64_MAX;
+    uint64_t limit = sim->max_cycles ? sim->max_cycles : UINT64_MAX;
+    lx7_stop_t stop = run(sim, end < limit ? end : limit);
+    if (stop == LX7_STOP_BUDGET && limit <= end) {
+        stop = LX7_STOP_MAX_CYCLES;
+        set_error(sim, "stopped after %llu cycles (max-cycles) at pc %08x", (unsigned long long)sim->max_cycles,
+                  sim->cpu[0]->target);
+    }
+    fesetenv(&host);
+    return stop;
+}
+
+void lx7_set_trace(lx7_sim_t *sim, lx7_trace_fn fn, void *context) {
+    sim->trace = fn;
+    sim->trace_context = context;
+}
+
+/* ---- memory and registers ---------------------------------------------------------------------------------- */
+
+int lx7_read_memory(lx7_sim_t *sim, uint32_t address, void *data, size_t size) {
+    if (!size) return 0;
+    if (!memory_mapped(sim, address, size) || sim->ptab[address >> PAGE_BITS] & PF_DEVICE)
+        return set_error(sim, "read of %zu bytes at %08x is outside the memory map", size, address);
+    memcpy(data, sim->mem + address, size);
+    return 0;
+}
+
+int lx7_write_memory(lx7_sim_t *sim, uint32_t address, const void *data, size_t size) {
+    if (!size) return 0;
+    bool ok = memory_mapped(sim, address, size);
+    for (uint64_t at = address; ok && at < address + size; at = (at | (PAGE_BYTES - 1)) + 1)
+        ok = !(sim->ptab[at >> PAGE_BITS] & (PF_READ_ONLY | PF_DEVICE));
+    if (!ok) return set_error(sim, "write of %zu bytes at %08x is outside the RAM of the memory map", size, address);
+    memcpy(sim->mem + address, data, size);
+    code_drop(sim, address, (uint32_t)size);
+    return 0;
+}
+
+static bool numbered(const char *name, const char *prefix, unsigned limit, unsigned *number) {
+    size_t n = strlen(prefix);
+    char *end;
+    if (strncmp(name, prefix, n) || name[n] < '0' || name[n] > '9') return false;
+    *number = (unsigned)strtoul(name + n, &end, 10);
+    return !*end && *number < limit;
+}
+
+uint32_t lx7_register(const lx7_sim_t *sim, int core, const char *name) {
+    if (core < 0 || core >= sim->cores) return 0;
+    cpu_t *cpu = sim->cpu[core];
+    unsigned i;
+    if (!strcmp(name, "pc")) return cpu->target;
+    if (!strcmp(name, "ccount")) return read_ccount(cpu);
+    if (!strcmp(name, "prid")) return cpu->index;
+    if (!strcmp(name, "fcr")) return cpu->fcr;
+    if (!strcmp(name, "fsr")) return cpu->fsr;
+    if (!strcmp(name, "threadptr")) return cpu->threadptr;
+    if (numbered(name, "a", 16, &i)) return cpu->a[i];
+    if (numbered(name, "f", 16, &i)) return cpu->f[i];
+    if (numbered(name, "ar", N_AR, &i)) {
+        save_window(cpu);
+        return cpu->ar[i];
+    }
+    for (i = 0; i < 256; i++) {
+        const char *known = special_register_name(i);
+        const uint32_t *value = known && !strcmp(known, name) ? special_register(cpu, i) : NULL;
+        if (value) return *value;
+    }
+    return 0;
+}
+
+size_t lx7_vector_register(const lx7_sim_t *sim, int core, const char *name, uint8_t *data) {
+    if (core < 0 || core >= sim->cores) return 0;
+    const pie_state_t *pie = &sim->cpu[core]->pie;
+    uint8_t low[20], high[20];
+    unsigned i;
+    if (numbered(name, "q", 8, &i)) {
+        memcpy(data, &pie->q[i], 16);
+        return 16;
+    }
+    if (!strcmp(name, "ua_state")) {
+        memcpy(data, &pie->ua_state, 16);
+        return 16;
+    }
+    if (!strcmp(name, "accx")) {
+        memcpy(data, &pie->accx, 5);
+        return 5;
+    }
+    if (strcmp(name, "qacc_l") && strcmp(name, "qacc_h")) return 0;
+    pie_qacc_read(pie, low, high);
+    memcpy(data, name[5] == 'l' ? low : high, 20);
+    return 20;
+}
+
+size_t lx7_dump_registers(const lx7_sim_t *sim, int core, char *text, size_t size) {
+    static const char *const shown[] = {"ps", "sar", "lbeg", "lend", "lcount", "br", "windowbase", "windowstart",
+                                        "exccause", "excvaddr", "epc1", "depc", "vecbase", "intenable", "interrupt", "ccount"};
+    size_t at = 0;
+#define PUT(...) at += (size_t)snprintf(at < size ? text + at : NULL, at < size ? size - at : 0, __VA_ARGS__)
+    if (core < 0 || core >= sim->cores) return 0;
+    const cpu_t *cpu = sim->cpu[core];
+    PUT("core %d pc %08x\n", core, cpu->target);
+    for (unsigned i = 0; i < 16; i++) PUT("a%-2u %08x%s", i, cpu->a[i], i % 4 == 3 ? "\n" : "  ");
+    for (unsigned i = 0; i < sizeof shown / sizeof *shown; i++)
+        PUT("%-11s %08x%s", shown[i], lx7_register(sim, core, shown[i]), i % 4 == 3 ? "\n" : "  ");
+    for (unsigned i = 0; i < 16; i++) PUT("f%-2u %08x%s", i, cpu->f[i], i % 4 == 3 ? "\n" : "  ");
+    if (sim->pie) {
+        for (unsigned i = 0; i < 8; i++) {
+            PUT("q%u  ", i);
+            for (unsigned k = 0; k < 16; k++) PUT("%02x%s", cpu->pie.q[i].u8[k], k == 15 ? "\n" : "");
+        }
+        PUT("accx %010llx\n", (unsigned long long)(cpu->pie.accx & 0xffffffffffll));
+    }
+#undef PUT
+    return at;
+}
+
+int lx7_disassemble(lx7_sim_t *sim, uint32_t address, char *text, size_t size) {
+    return disassemble(sim, address, text, size);
+}
+
+/* ---- counters -------------------------------------------------------------------------------------------- */
+
+/* Stalls that follow from other counters are not booked one by one in the hot paths. */
+static void fill_row(const cpu_t *cpu, const insn_t *insn, lx7_pc_t *row) {
+    memset(row, 0, sizeof *row);
+    row->pc = insn->pc;
+    row->length = (uint32_t)insn->next / INSN_STRIDE;
+    row->count = insn->count;
+    row->taken = insn->taken;
+    uint64_t width = 0, accesses = insn_accesses(insn, &width), elsewhere = 0;
+    if (insn->extra) {
+        const extra_t *extra = &cpu->extra[insn->extra - 1];
+        memcpy(row->stall, extra->stall, sizeof row->stall);
+        memcpy(row->access, extra->access, sizeof row->access);
+        row->icache_miss = extra->icache_miss;
+        row->dcache_miss = extra->dcache_miss;
+    }
+    row->stall[LX7_STALL_BRANCH] += insn->taken * insn->lat;
+    for (int i = 0; i < LX7_REGION_CLASSES; i++) elsewhere += row->access[i];
+    if (accesses > elsewhere) row->access[LX7_REGION_SRAM] += accesses - elsewhere;
+    for (int i = 0; i < LX7_REGION_CLASSES; i++) row->bytes[i] = row->access[i] * width;
+}
+
+static bool counted(const insn_t *insn) { return insn->count || insn->extra; }
+
+size_t lx7_get_pcs(const lx7_sim_t *sim, int core, lx7_pc_t *rows, size_t max) {
+    size_t n = 0;
+    if (core < 0 || core >= sim->cores) return 0;
+    const cpu_t *cpu = sim->cpu[core];
+    for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
+        const code_page_t *page = cpu->pages[i];
+        for (int k = 0; page && k < PAGE_BYTES; k++) {
+            if (!counted(&page->insn[k])) continue;
+            if (n < max) fill_row(cpu, &page->insn[k], &rows[n]);
+            n++;
+        }
+    }
+    return n;
+}
+
+void lx7_get_totals(const lx7_sim_t *sim, int core, lx7_totals_t *totals) {
+    memset(totals, 0, sizeof *totals);
+    if (core < 0 || core >= sim->cores) return;
+    const cpu_t *cpu = sim->cpu[core];
+    totals->cycles = cpu->cyc - cpu->cyc_base;
+    for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
+        const code_page_t *page = cpu->pages[i];
+        for (int k = 0; page && k < PAGE_BYTES; k++) {
+            const insn_t *insn = &page->insn[k];
+            lx7_pc_t row;
+            if (!counted(insn)) continue;
+            fill_row(cpu, insn, &row);
+            totals->instructions += row.count;
+            for (int j = 0; j < LX7_STALL_COUNT; j++) totals->stall[j] += row.stall[j];
+            for (int j = 0; j < LX7_REGION_CLASSES; j++) {
+                totals->access[j] += row.access[j];
+                totals->bytes[j] += row.bytes[j];
+            }
+            if (insn->opid == OP_PIE) totals->mac += insn->count * insn->pie->macs;
+        }
+    }
+    totals->icache_access = sim->icache.access;
+    totals->icache_miss = sim->icache.miss;
+    totals->dcache_access = sim->dcache.access;
+    totals->dcache_miss = sim->dcache.miss;
+    totals->dcache_writeback = sim->dcache.writeback;
+    totals->exceptions = cpu->exceptions;
+    totals->interrupts = cpu->interrupts;
+    totals->window_overflows = cpu->overflows;
+    totals->window_underflows = cpu->underflows;
+    totals->idle_polls = cpu->idle_polls;
+}
+
+void lx7_clear_counters(lx7_sim_t *sim) {
+    for (int core = 0; core < LX7_MAX_CORES; core++) {
+        cpu_t *cpu = sim->cpu[core];
+        for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
+            code_page_t *page = cpu->pages[i];
+            for (int k = 0; page && k < PAGE_BYTES; k++) page->insn[k].count = page->insn[k].taken = page->insn[k].extra = 0;
+        }
+        cpu->n_extra = 0;
+        cpu->cyc_base = cpu->cyc;
+        cpu->exceptions = cpu->interrupts = cpu->overflows = cpu->underflows = cpu->idle_polls = 0;
+    }
+    sim->icache.access = sim->icache.miss = sim->dcache.access = sim->dcache.miss = sim->dcache.writeback = 0;
+}
