@@ -306,7 +306,7 @@ class Session:
         if pending.attempts == 0:
             pending.first_sent = now
             pending.wait = max(self._round_trip.wait, pending.ask.least_repeat)
-        else:
+        elif not self._opening:  # a board that is still starting has lost nothing
             self.statistics.retries += 1
         pending.attempts += 1
         self._pending[pending.number] = pending

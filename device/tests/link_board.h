@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef LINK_BOARD_H
+#define LINK_BOARD_H
+
+#include "app/server.h"
+
+typedef struct link_board link_board;
+
+// A board with a copy of the model in its flash (0 bytes: none). The first output is its BOOT.
+link_board *link_board_new(const uint8_t *model, uint32_t model_bytes, uint32_t arena_bytes, uint32_t model_ram_bytes,
+                           uint32_t window_bytes);
+void link_board_free(link_board *board);
+
+// Handle bytes; returns how many bytes of output wait. link_board_drain fetches them all.
+size_t link_board_feed(link_board *board, const uint8_t *bytes, size_t count);
+void link_board_drain(link_board *board, uint8_t *bytes);
+
+uint32_t link_board_resets(const link_board *board);
+uint32_t link_board_operators(const link_board *board); // executed since the start
+size_t link_decoder_size(void);
+
+#endif
