@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// What _fault_entry (start.S) stores, and the names of EXCCAUSE.
+#ifndef XTENSA_QEMU_FAULTS_H
+#define XTENSA_QEMU_FAULTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vectors.h"
+
+typedef struct {
+    uint32_t a[16];
+    uint32_t vector; // VECTOR_*
+    uint32_t epc1, exccause, excvaddr, depc, ps, epc6, epc7;
+    uint32_t busy; // a fault is being reported
+} xtensa_fault_frame;
+
+_Static_assert(offsetof(xtensa_fault_frame, vector) == FAULT_VECTOR, "vectors.h");
+_Static_assert(offsetof(xtensa_fault_frame, epc7) == FAULT_EPC7, "vectors.h");
+_Static_assert(offsetof(xtensa_fault_frame, busy) == FAULT_BUSY, "vectors.h");
+_Static_assert(sizeof(xtensa_fault_frame) == FAULT_FRAME_BYTES, "vectors.h");
+
+// Address of the instruction that faulted, as the vector tells.
+uint32_t fault_pc(const xtensa_fault_frame *frame);
+
+// "LoadStoreAlignment", "double exception", "break" ...
+const char *fault_text(const xtensa_fault_frame *frame);
+
+#endif
