@@ -61,6 +61,18 @@ def _activation(name: str, channels: int) -> nn.Module:  # noqa: ARG001
     return nn.Identity()
 
 
+def _attention(name: str, num_heads: int, head_dim: int) -> nn.Module | None:  # noqa: ARG001
+    return None
+
+
+def _layer_scale(name: str, channels: int, init_value: float) -> nn.Module:  # noqa: ARG001
+    return LayerScale(channels, init_value)
+
+
+def _pool(name: str) -> nn.Module:  # noqa: ARG001
+    return MeanPool()
+
+
 @dataclass(frozen=True)
 class Layers:
     """Constructors of every layer of the model. The defaults are FP32; quantization passes its own.
@@ -88,6 +100,10 @@ class Layers:
         norm                                         [B, T, D]  (pool 'token')
         pool, fc_norm                                [B, D]  (pool 'avg')
         head, head_dist                              [B, classes]  logits of each head
+
+    `attention(name, num_heads, head_dim)` may return a module that maps q, k, v to the context, each
+    [B, H, T, d]; None keeps the floating-point attention. `layer_scale` makes the module after a residual
+    branch, `pool` the one that averages the patch tokens ([B, N, D] to [B, D]).
     """
 
     linear: LinearFactory = _linear
@@ -96,6 +112,9 @@ class Layers:
     softmax: Callable[[str], nn.Module] = _softmax
     gelu: Callable[[str], nn.Module] = _gelu
     activation: Callable[[str, int], nn.Module] = _activation
+    attention: Callable[[str, int, int], nn.Module | None] = _attention
+    layer_scale: Callable[[str, int, float], nn.Module] = _layer_scale
+    pool: Callable[[str], nn.Module] = _pool
 
 
 class PatchEmbed(nn.Module):
@@ -124,6 +143,7 @@ class Attention(nn.Module):
         self.scale = config.head_dim**-0.5
         self.fused = False
         self.qkv = layers.linear(f"{name}.qkv", dim, 3 * dim, bias=config.qkv_bias)
+        self.core = layers.attention(name, config.num_heads, config.head_dim)
         self.softmax = layers.softmax(f"{name}.probs")
         self.proj = layers.linear(f"{name}.proj", dim, dim, bias=True)
         self.quant_q = layers.activation(f"{name}.q", dim)
@@ -139,7 +159,9 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(B, T, 3, self.num_heads, D // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, d]
         q, k, v = self.quant_q(q), self.quant_k(k), self.quant_v(v)
-        if self.fused:
+        if self.core is not None:
+            x = self.core(q, k, v)
+        elif self.fused:
             x = F.scaled_dot_product_attention(q, k, v)
         else:
             scores = self.quant_scores((q @ k.transpose(-2, -1)) * self.scale)
@@ -181,6 +203,14 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+class MeanPool(nn.Module):
+    """The mean over tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] to [B, D]."""
+        return x.mean(dim=1)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
@@ -189,10 +219,14 @@ class Block(nn.Module):
         dim = config.embed_dim
         self.norm1 = layers.norm(f"{name}.norm1", dim, eps=config.norm_eps)
         self.attn = Attention(config, layers, f"{name}.attn")
-        self.ls1 = LayerScale(dim, config.layer_scale) if config.layer_scale else nn.Identity()
+        self.ls1 = (
+            layers.layer_scale(f"{name}.ls1", dim, config.layer_scale) if config.layer_scale else nn.Identity()
+        )
         self.norm2 = layers.norm(f"{name}.norm2", dim, eps=config.norm_eps)
         self.mlp = Mlp(config, layers, f"{name}.mlp")
-        self.ls2 = LayerScale(dim, config.layer_scale) if config.layer_scale else nn.Identity()
+        self.ls2 = (
+            layers.layer_scale(f"{name}.ls2", dim, config.layer_scale) if config.layer_scale else nn.Identity()
+        )
         self.quant_norm1 = layers.activation(f"{name}.norm1", dim)
         self.quant_attn = layers.activation(f"{name}.attn.proj", dim)
         self.quant_residual1 = layers.activation(f"{name}.residual1", dim)
@@ -235,6 +269,7 @@ class VisionTransformer(nn.Module):
             self.norm = layers.norm("norm", dim, eps=config.norm_eps)
             self.quant_norm = layers.activation("norm", dim)
         else:
+            self.pool = layers.pool("pool")
             self.quant_pool = layers.activation("pool", dim)
             self.fc_norm = layers.norm("fc_norm", dim, eps=config.norm_eps)
             self.quant_fc_norm = layers.activation("fc_norm", dim)
@@ -269,7 +304,7 @@ class VisionTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, Attention):
                 hooks = (module.quant_scores, module.quant_probs)
-                plain = all(isinstance(hook, nn.Identity) for hook in hooks)
+                plain = module.core is None and all(isinstance(hook, nn.Identity) for hook in hooks)
                 if not plain or not isinstance(module.softmax, nn.Softmax):
                     raise UsageError("fused attention skips the attention quantizers: it is for FP32 only")
                 module.fused = True
@@ -297,7 +332,7 @@ class VisionTransformer(nn.Module):
         them apart.
         """
         if self.config.pool == "avg":
-            x = self.quant_pool(x[:, self.config.num_prefix_tokens :].mean(dim=1))
+            x = self.quant_pool(self.pool(x[:, self.config.num_prefix_tokens :]))
             x = self.quant_fc_norm(self.fc_norm(x))
             return self.quant_head(self.head(x)), None
         x = self.quant_norm(self.norm(x))
