@@ -3,6 +3,7 @@
 //
 // A pair holds two trits in one signed word, low + high * 65536, so one 32-bit multiplication and addition serve two
 // channels. A lane's sum stays within 16 bits for 128 unsigned bytes: 128 * 255 = 32640 < 32768.
+#include "arithmetic.h"
 #include "tvit/kernels.h"
 
 #define LANE_TERMS 128u
@@ -95,10 +96,8 @@ void tvit_trits_decode_portable(const tvit_ternary_matrix *matrix, uint32_t firs
     }
 }
 
-// lanes[j] = sum of pairs[i][j] * (x[i] ^ flip), for at most LANE_TERMS terms. Apart from its caller, so that a machine
-// of 16 registers keeps all of its variables in them.
-static __attribute__((noinline)) void dot_lanes(int32_t lanes[4], const int32_t *w, const uint8_t *x, uint32_t count,
-                                                uint32_t flip) {
+// lanes[j] = sum of pairs[i][j] * (x[i] ^ flip), for at most LANE_TERMS terms.
+TVIT_INNER_LOOP void dot_lanes(int32_t lanes[4], const int32_t *w, const uint8_t *x, uint32_t count, uint32_t flip) {
     int32_t a = 0, b = 0, c = 0, d = 0;
     const uint8_t *end = x + (count & ~3u);
     for (; x != end; x += 4, w += 16) {
