@@ -122,9 +122,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, config: ViTConfig, layers: Layers) -> None:
         super().__init__()
-        self.proj = layers.conv(
-            "patch_embed.proj", config.in_channels, config.embed_dim, kernel_size=config.patch_size
-        )
+        self.proj = layers.conv("patch_embed.proj", config.in_channels, config.embed_dim, kernel_size=config.patch_size)
         self.quant_out = layers.activation("patch_embed", config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,14 +217,10 @@ class Block(nn.Module):
         dim = config.embed_dim
         self.norm1 = layers.norm(f"{name}.norm1", dim, eps=config.norm_eps)
         self.attn = Attention(config, layers, f"{name}.attn")
-        self.ls1 = (
-            layers.layer_scale(f"{name}.ls1", dim, config.layer_scale) if config.layer_scale else nn.Identity()
-        )
+        self.ls1 = layers.layer_scale(f"{name}.ls1", dim, config.layer_scale) if config.layer_scale else nn.Identity()
         self.norm2 = layers.norm(f"{name}.norm2", dim, eps=config.norm_eps)
         self.mlp = Mlp(config, layers, f"{name}.mlp")
-        self.ls2 = (
-            layers.layer_scale(f"{name}.ls2", dim, config.layer_scale) if config.layer_scale else nn.Identity()
-        )
+        self.ls2 = layers.layer_scale(f"{name}.ls2", dim, config.layer_scale) if config.layer_scale else nn.Identity()
         self.quant_norm1 = layers.activation(f"{name}.norm1", dim)
         self.quant_attn = layers.activation(f"{name}.attn.proj", dim)
         self.quant_residual1 = layers.activation(f"{name}.residual1", dim)
@@ -253,9 +247,7 @@ class VisionTransformer(nn.Module):
             something else than identity on the attention scores or probabilities.
     """
 
-    def __init__(
-        self, config: ViTConfig, layers: Layers | None = None, *, fused_attention: bool = False
-    ) -> None:
+    def __init__(self, config: ViTConfig, layers: Layers | None = None, *, fused_attention: bool = False) -> None:
         super().__init__()
         layers = layers or Layers()
         dim = config.embed_dim
