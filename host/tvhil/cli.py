@@ -7,6 +7,7 @@ import argparse
 import difflib
 import errno
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,9 @@ exit codes: 0 ok, 2 usage, 3 bad input, 4 something to install, 5 board, 6 misma
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code (see `tvhil.errors.ExitCode`)."""
+    if argv is None:
+        # Being terminated is treated as Ctrl-C: emulators are ended, journals closed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:

@@ -91,20 +91,6 @@ def list_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     return table
 
 
-def model_facts(model: TvitModel, file: Path | str) -> dict[str, Any]:
-    """The `model` of a report."""
-    info = model.info
-    return {
-        "name": model.name,
-        "file": str(file),
-        "sha256": model.sha256,
-        "bytes": model.file_bytes,
-        "parameters": info.parameters,
-        "input": list(info.input_shape),
-        "classes": info.classes,
-    }
-
-
 def preprocessing_of(model: TvitModel) -> Preprocessing | None:
     """How the model wants its images, from the file's META; None where it does not say.
 
@@ -131,9 +117,13 @@ def preprocessing_of(model: TvitModel) -> Preprocessing | None:
     return result
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """`--model FILE`, the embedded digits model by default."""
-    parser.add_argument("--model", metavar="FILE", type=Path, help=".tvit file (default: the embedded vit_digits)")
+def add_model(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    """`--model FILE`, or the file as a positional argument; the embedded digits model by default."""
+    text = ".tvit file (default: the embedded vit_digits)"
+    if positional:
+        parser.add_argument("model", metavar="MODEL", type=Path, nargs="?", help=text)
+    else:
+        parser.add_argument("--model", metavar="FILE", type=Path, help=text)
 
 
 def open_model(path: Path | None) -> tuple[TvitModel, Path]:

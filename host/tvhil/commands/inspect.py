@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import add_json, emit, facts_table, list_table, model_facts
+from tvhil.commands.common import add_json, emit, facts_table, list_table
 from tvhil.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def describe(model: TvitModel, file: Path) -> dict[str, Any]:
     """Everything about a model file, as `--json` writes it."""
+    from tvhil.evaluation.prepare import model_facts
     from tvhil.packing.format import OpKind
     from tvhil.packing.trits import Codec, matrix_bytes
 

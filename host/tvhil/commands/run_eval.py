@@ -20,7 +20,6 @@ from tvhil.commands.common import (
     add_json,
     add_model,
     emit,
-    model_facts,
     notice,
     open_model,
     preprocessing_of,
@@ -70,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
     from tvhil.boards import load_board
     from tvhil.datasets import open_dataset
     from tvhil.evaluation.inputs import dataset_identity, labels_fit, make_inputs
+    from tvhil.evaluation.prepare import predicted_report
+    from tvhil.evaluation.report import render
     from tvhil.prediction.memory import check_fit
 
     if options.resume and options.overwrite:
@@ -101,13 +102,12 @@ def run(options: argparse.Namespace) -> int:
         "limit": options.limit,
     }
     path = _journal_path(options, header)
-    report = _new_report(model, file, board, dataset_name=dataset.title, split=dataset.split, seed=options.seed)
+    report = predicted_report(model, file, board)
+    report["dataset"] |= {"name": dataset.title, "split": dataset.split, "seed": options.seed}
     with _open_journal(path, header, options) as journal:
         summary = _evaluate(options, board, model, journal, inputs)
         board_row = next((row["board"] for row in journal.rows() if "board" in row), None)
     _finish_report(report, summary, board_row, path, options.json)
-    from tvhil.evaluation.report import render
-
     emit(options, report, render(report, layers=options.operators))
     if summary.bit_exact == summary.images:
         return ExitCode.OK
@@ -202,22 +202,6 @@ def _open_journal(path: Path, header: dict[str, Any], options: argparse.Namespac
         except JournalError:
             overwrite = False
     return Journal.create(path, header, overwrite=overwrite)
-
-
-def _new_report(
-    model: TvitModel, file: Path, board: Board, *, dataset_name: str, split: str, seed: int
-) -> dict[str, Any]:
-    from tvhil.evaluation.report import empty_report, fill_latency_prediction
-    from tvhil.prediction.memory import predict_memory
-
-    report = empty_report()
-    report["model"] = model_facts(model, file)
-    report["board"] = {"name": board.name, "kind": board.kind, "details": None}
-    report["dataset"] |= {"name": dataset_name, "split": split, "seed": seed}
-    prediction = board.cost.predict(model) if board.cost is not None else None
-    fill_latency_prediction(report, prediction, [op.name for op in model.operators])
-    report["memory"] = predict_memory(model, board.limits)
-    return report
 
 
 def _finish_report(

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold on every board.
+
+    pytest hil_tests                                       the boards that need nothing but packages
+    pytest hil_tests --board esp32s3 --port /dev/ttyACM0   a board on the desk
+    pytest hil_tests --board native --model m.tvit         one's own model
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tvhil.boards import load_board
+from tvhil.commands.common import EMBEDDED_MODEL
+from tvhil.errors import MissingToolError
+from tvhil.evaluation.session import open_device
+from tvhil.packing import pack_vit, read_model
+from tvhil.packing.format import ScaleMode
+from tvhil.packing.random_vit import random_vit
+from tvhil.packing.trits import Codec
+
+DEFAULT_BOARDS = ("native", "qemu-xtensa")
+
+# Small models that differ in everything that a port could get wrong.
+MODELS = {
+    "static_base3": lambda: pack_vit(random_vit(11, embed_dim=48, heads=3, depth=2, mlp_dim=100), Codec.BASE3),
+    "per_token_2bit": lambda: pack_vit(
+        random_vit(
+            12, image_size=(24, 16), channels=3, patch_size=8, embed_dim=32, depth=1, prefix_tokens=2,
+            scale_mode=ScaleMode.PER_TOKEN,
+        ),
+        Codec.TWO_BIT,
+    ),
+    "mean_pool_odd_sizes": lambda: pack_vit(
+        random_vit(
+            13, image_size=(21, 21), channels=3, patch_size=7, embed_dim=36, heads=3, depth=1, mlp_dim=70, classes=13,
+            prefix_tokens=0, mean_pool=True,
+        ),
+        Codec.BASE3,
+    ),
+}  # fmt: skip
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("boards")
+    group.addoption("--board", action="append", help=f"board to test, repeatable (default: {', '.join(DEFAULT_BOARDS)})")
+    group.addoption("--port", help="serial port or URL of the board")
+    group.addoption("--model", type=Path, help=".tvit file to test with (default: small random ones and vit_digits)")
+
+
+def pytest_generate_tests(metafunc):
+    if "board_name" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--board") or DEFAULT_BOARDS
+        marks = {name: [pytest.mark.emulator] if name.startswith("qemu") else [] for name in names}
+        metafunc.parametrize("board_name", [pytest.param(n, marks=marks[n]) for n in names], scope="session")
+    if "model_name" in metafunc.fixturenames:
+        own = metafunc.config.getoption("--model")
+        names = [str(own)] if own else [*MODELS, "vit_digits"]
+        metafunc.parametrize("model_name", names, scope="session")
+
+
+@pytest.fixture(scope="session")
+def board(board_name):
+    return load_board(board_name)
+
+
+@pytest.fixture(scope="session")
+def model(model_name):
+    if model_name in MODELS:
+        return read_model(MODELS[model_name]())
+    return read_model(EMBEDDED_MODEL if model_name == "vit_digits" else Path(model_name))
+
+
+@pytest.fixture(scope="session")
+def device(board, model, request):
+    """The board, running the model, as an evaluation sees it."""
+    try:
+        with open_device(board, model, port=request.config.getoption("--port")) as opened:
+            yield opened
+    except MissingToolError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def client(device):
+    """The link to the board."""
+    return device.client
