@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs an inference on a simulator in this process and records where its cycles went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvhil.link import LinkClient, RunResult
+from tvhil.lx7sim import STALLS, Simulator, Stop, Totals
+from tvhil.packing.reader import TvitModel
+from tvhil.profiling.aggregate import Rows
+from tvhil.profiling.loops import Loop, find_loops
+from tvhil.profiling.program import Program
+from tvhil.profiling.schedule import LoopTracer, Schedule
+from tvhil.profiling.simulated_board import SimulatorTransport
+from tvhil.profiling.stacks import Samples, Unwinder
+
+_SAMPLES = 20_000  # call stacks an inference, about
+_EXECUTE = "tvit_run"  # the frame below which operators run
+
+
+@dataclass
+class Recording:
+    """One inference on the simulator.
+
+    Attributes:
+        logits: int16 `[classes]`.
+        totals, rows: counters from sending RUN to its answer; `rows` without the cycles asleep.
+        latency: cycles of the inference as the firmware counts them, without what happens between operators.
+        operators: (name, cycles) in execution order, likewise.
+        loops: every loop that ran, the most expensive first.
+        schedules: of the innermost ones that were asked for.
+        samples: call stacks.
+        parameters: of the cycle model.
+        warnings: what the simulator found strange.
+    """
+
+    logits: npt.NDArray[np.int16]
+    totals: Totals
+    rows: Rows
+    latency: float
+    operators: list[tuple[str, float]]
+    loops: list[Loop]
+    schedules: list[Schedule]
+    samples: Samples
+    parameters: dict[str, int]
+    warnings: list[str]
+
+
+class Recorder:
+    """A firmware on a simulator, with a model in its flash.
+
+    Args:
+        program: the firmware.
+        model: that lies in flash.
+        model_file: its file.
+        options: for `lx7sim.Simulator` (config, pie, parameters …).
+    """
+
+    def __init__(self, program: Program, model: TvitModel, model_file: Path, **options: Any) -> None:
+        self.program, self.model = program, model
+        self.simulator = Simulator(flash=model_file, **options)
+        try:
+            self.simulator.load(program.path)
+            self.parameters = self.simulator.parameters()
+            cpu_hz = 1e6 * self.parameters["clock.cpu_mhz"]
+            self.transport = SimulatorTransport(self.simulator, cpu_hz)
+            self.client = LinkClient(self.transport, seed=0)
+            self.client.connect()
+            self.info = self.client.info()
+            self.client.model_info()
+        except BaseException:
+            self.simulator.close()
+            raise
+        self._operator_index = program.member_address("server", "operators_run")
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+    def infer(self, image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int16], RunResult]:
+        """Run the model on an image with fresh counters; logits and what the firmware counted."""
+        crc = self.client.load_image(image.tobytes())
+        self.simulator.clear_counters()
+        result = self.client.run(crc, counters=True)
+        rows = self.simulator.pcs()
+        # Waiting for the next request is no work: how long the host lets the core sleep means nothing.
+        rows["stall"][:, STALLS.index("sleep")] = 0
+        self._counted = self.simulator.totals(), rows
+        shape = self.model.tensors[result.output]
+        data = self.client.read_output(result, shape.value_bytes)
+        return np.frombuffer(data, shape.dtype.numpy).astype(np.int16), result
+
+    def record(self, image: npt.NDArray[np.uint8], schedules: int = 3) -> Recording:
+        """Run the model on an image: once for the counters, once more for call stacks and schedules.
+
+        Args:
+            image: uint8 `[H][W][C]`.
+            schedules: of how many of the most expensive innermost loops to write down an iteration.
+        """
+        logits, result = self.infer(image)
+        totals, rows = self._counted
+        records = self.client.trace(result)
+        latency = self.info.latency(result.counter)
+        operators = [
+            (op.name, float(self.info.latency(record.counter)))
+            for op, record in zip(self.model.operators, records, strict=False)
+        ]
+        loops = find_loops(rows, self.program, self.simulator.disassemble)
+        innermost = [loop for loop in loops if loop.innermost][:schedules]
+        tracers = [LoopTracer(self.simulator, loop) for loop in innermost]
+        samples = self._sample(image, max(100, totals.cycles // _SAMPLES), tracers)
+        found = [tracer.schedule for tracer in tracers if tracer.schedule is not None]
+        return Recording(
+            logits, totals, rows, float(latency), operators, loops, found, samples, self.parameters,
+            list(self.simulator.warnings),
+        )  # fmt: skip
+
+    def _sample(self, image: npt.NDArray[np.uint8], period: int, tracers: Sequence[LoopTracer]) -> Samples:
+        samples = Samples()
+        unwinder = Unwinder(self.simulator, self.program)
+        names = [op.name for op in self.model.operators]
+        cycle = 0
+
+        def between() -> Stop | None:
+            nonlocal cycle
+            cycle += period
+            stack, complete = unwinder.stack()
+            if complete:
+                samples.sequence.append((cycle, self._with_operator(stack, names)))
+            else:
+                samples.cut += 1
+            for tracer in tracers:
+                stop = tracer.sample()
+                if stop is not None:
+                    return stop
+            return None
+
+        crc = self.client.load_image(image.tobytes())
+        self.transport.slice_cycles, self.transport.between = period, between
+        try:
+            self.client.run(crc, counters=True)
+        finally:
+            self.transport.between = None
+        return samples
+
+    def _with_operator(self, stack: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
+        """The stack with the operator that runs as a frame of its own."""
+        if self._operator_index is None or _EXECUTE not in stack[:-1]:
+            return stack
+        index = int.from_bytes(self.simulator.read_memory(self._operator_index, 4), "little")
+        if index >= len(names):
+            return stack
+        at = stack.index(_EXECUTE) + 1
+        return (*stack[:at], names[index], *stack[at:])
