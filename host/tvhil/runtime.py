@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C runtime (device/runtime, device/kernels/portable) as a shared library of the host.
 
-It is built on first use with the machine's C compiler and kept under `build/native/`, named by a hash of its sources. The
-packer plans a model's memory with it, so host and device cannot disagree, and tests run whole models and single kernels.
+It is built on first use with the machine's C compiler and kept under `build/native/`, named by a hash of its sources.
+The packer plans a model's memory with it, so host and device cannot disagree, and tests run whole models and single
+kernels.
 
 `TVHIL_DEVICE_DIR` names another `device/` directory than the checkout's; `CC` another compiler.
 """
@@ -17,16 +18,26 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from ctypes import POINTER, c_int, c_int32, c_size_t, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_int, c_int32, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import tvhil
 from tvhil.errors import InputError, MissingToolError, TvhilError
-from tvhil.packing.format import ALIGN, NO_TENSOR, OPERATOR, TENSOR, TENSOR_PER_TOKEN, DType, ModelError, Status
+from tvhil.packing.format import (
+    ALIGN,
+    MODEL,
+    OPERATOR,
+    PLAN,
+    TENSOR,
+    TENSOR_PER_TOKEN,
+    DType,
+    ModelError,
+    Status,
+)
 
 CFLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra")
 SOURCE_PATTERNS = ("runtime/*.c", "kernels/portable/*.c", "app/crc32.c")
@@ -64,10 +75,7 @@ class CModel(ctypes.Structure):
         *((name, c_void_p) for name in ("file", "header", "info", "tensors", "operators", "plan")),
         ("tensor_offsets", POINTER(c_uint32)),
         *((name, c_void_p) for name in ("names", "data", "meta")),
-        *(
-            (name, c_uint32)
-            for name in ("tensor_count", "operator_count", "names_bytes", "data_bytes", "meta_bytes")
-        ),
+        *((name, c_uint32) for name in ("tensor_count", "operator_count", "names_bytes", "data_bytes", "meta_bytes")),
     ]
 
 
@@ -209,8 +217,8 @@ def device_dir() -> Path:
     path = Path(override) if override else Path(tvhil.__file__).resolve().parents[2] / "device"
     if not (path / "include" / "tvit" / "runtime.h").is_file():
         raise InputError(
-            f"no C sources in {path}: install tvhil from a checkout (pip install --editable .), or set TVHIL_DEVICE_DIR "
-            "to its device directory"
+            f"no C sources in {path}: install tvhil from a checkout (pip install --editable .), "
+            "or set TVHIL_DEVICE_DIR to its device directory"
         )
     return path
 
@@ -371,12 +379,11 @@ class LoadedModel:
         self._file, self._model = runtime._open(file, runtime.lib.tvit_load)
         self.tensors = self._records(self._model.tensors, TENSOR, self._model.tensor_count)
         self.operators = self._records(self._model.operators, OPERATOR, self._model.operator_count)
-        arena_bytes = ctypes.cast(self._model.plan, POINTER(c_uint32))[0]
-        # The first record's first field is arena_bytes.
+        arena_bytes = int(self._records(self._model.plan, PLAN, 1)[0]["arena_bytes"])
         self.arena = aligned_bytes(arena_bytes)
         self._context = CContext()
         self._check(runtime.lib.tvit_init(self._context, self._model, self.arena.ctypes.data, arena_bytes))
-        self.logits_tensor = int(ctypes.cast(self._model.info, POINTER(c_uint16))[14])
+        self.logits_tensor = int(self._records(self._model.info, MODEL, 1)[0]["logits"])
 
     def run(
         self,
@@ -388,7 +395,7 @@ class LoadedModel:
 
         Args:
             image: uint8 `[H][W][C]`.
-            stop_after: the last operator to run; all of them by default.
+            stop_after: index of the last operator to run; all of them by default.
             observer: called after each operator with its index; a true result stops the run.
 
         Returns:
@@ -412,6 +419,8 @@ class LoadedModel:
                 return 1
 
         callback = _OBSERVER(observe) if observer else _OBSERVER()
+        if stop_after is not None and not 0 <= stop_after < len(self.operators):
+            raise IndexError(f"the model has no operator {stop_after}")
         last = NO_INDEX if stop_after is None else stop_after
         status = self.runtime.lib.tvit_run(self._context, last, callback, None)
         if failure:
@@ -419,7 +428,8 @@ class LoadedModel:
         if status == Status.STOPPED:
             raise StoppedError
         self._check(status)
-        return self.tensor(self.logits_tensor)[0]
+        logits: npt.NDArray[np.int16] = self.tensor(self.logits_tensor)[0]
+        return logits
 
     def tensor(self, tensor: int) -> npt.NDArray[Any]:
         """A copy of a tensor's values, `[rows][columns]`, as they are in the arena now."""
@@ -438,7 +448,7 @@ class LoadedModel:
         return int(self.runtime.lib.tvit_operator_scratch_bytes(self._model, operator))
 
     def _record(self, tensor: int) -> Any:
-        if not 0 <= tensor < len(self.tensors) or tensor == NO_TENSOR:
+        if not 0 <= tensor < len(self.tensors):
             raise IndexError(f"the model has no tensor {tensor}")
         return self.tensors[tensor]
 
@@ -455,10 +465,7 @@ class LoadedModel:
 
     def _check(self, status: int) -> None:
         if status != Status.OK:
-            self._fail(Status(status))
-
-    def _fail(self, status: Status) -> NoReturn:
-        raise ModelError(status, "", None, self.runtime.status_text(status))
+            raise ModelError(Status(status), "", None, self.runtime.status_text(status))
 
 
 @functools.cache
