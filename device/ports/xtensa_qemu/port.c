@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The machine as the link server sees it.
 
-#include "port.h"
+#include "app/port.h"
 
 #include <string.h>
 
+#include "app/server.h"
 #include "boot_parameters.h"
 #include "counter.h"
 #include "faults.h"
 #include "hardware.h"
-#include "server.h"
 #include "uart.h"
 
 // Sizes and ends, from link.ld.
@@ -19,7 +19,7 @@ extern uint8_t __arena_start[], __arena_end[], __model_ram_start[], __model_ram_
 extern uint8_t __ram_end[];
 
 enum { TRACE_RECORDS = 4096 };
-enum { WINDOW_BYTES = 65536 }; // the emulator stops the sender while the UART is full
+enum { WINDOW_BYTES = 16384 }; // the emulator stops the sender while the UART is full
 enum { UNMAPPED_ADDRESS = 0x10000000 };
 
 // Says across a reset why it happened. Power-on leaves anything but these two.

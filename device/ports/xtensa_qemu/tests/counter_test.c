@@ -4,10 +4,10 @@
 
 #include <stdint.h>
 
-#include "boot_parameters.h"
-#include "counter.h"
-#include "faults.h"
-#include "uart.h"
+#include "ports/xtensa_qemu/boot_parameters.h"
+#include "ports/xtensa_qemu/counter.h"
+#include "ports/xtensa_qemu/faults.h"
+#include "ports/xtensa_qemu/uart.h"
 
 xtensa_fault_frame fault_frame;
 void port_fault(void);

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Board files: one TOML a board in boards/, the only place for facts about it.
+
+`[memory]`, `[firmware]`, `[start]`, `[counter]` are read here; `[cost]` by `prediction.latency.CostModel`. Texts in
+`[firmware]` and `[start]` may name the figures of `[memory]` in braces: `--arena={arena}`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tvhil
+from tvhil.errors import InputError, UsageError
+from tvhil.prediction.latency import CostModel
+from tvhil.prediction.memory import MemoryLimits
+
+KINDS = ("silicon", "emulator", "native")
+T = TypeVar("T")
+
+
+class BoardFileError(InputError):
+    """A board file that is malformed; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Sizes in bytes; 0 where there is none, None where it is not limited by the board.
+
+    Attributes:
+        arena: for activations.
+        stack: of the thread that runs the model.
+        model_ram: for a model that is uploaded instead of flashed.
+        flash: of the area that a model is flashed into.
+        ram: of the whole machine.
+    """
+
+    arena: int
+    stack: int
+    model_ram: int = 0
+    flash: int | None = None
+    ram: int | None = None
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """How the program that runs on the board is built from device/.
+
+    Attributes:
+        port: folder in device/ports.
+        compiler: name of the C compiler; `cc` is the machine's own (or `$CC`).
+        package: the distribution's package that holds it.
+        sources: patterns, relative to device/.
+        includes: directories, relative to device/.
+        cflags, ldflags: of compiling and linking.
+        libraries: at the end of the link command.
+    """
+
+    port: str
+    compiler: str
+    package: str
+    sources: tuple[str, ...]
+    includes: tuple[str, ...] = ("include", ".")
+    cflags: tuple[str, ...] = ()
+    ldflags: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a board that is a process of this machine is started.
+
+    Attributes:
+        command: its program and arguments. `{firmware}` and `{flash}` are the files, `{fd}` the number of the socket
+            that is the link; a program that talks over stdin and stdout needs none. `{board}` is the board's name.
+        package: the distribution's package that holds the program; empty where the firmware is the program.
+        version: arguments that make the program print its version.
+        pad_flash: the flash file must be as large as the flash.
+    """
+
+    command: tuple[str, ...]
+    package: str = ""
+    version: tuple[str, ...] = ()
+    pad_flash: bool = False
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What the board's latency counter counts.
+
+    Attributes:
+        unit: 'cycles', 'instructions' or 'seconds'.
+        source: where the figure comes from, for people.
+        tick_time, instruction_shift: on an emulator whose clock moves 2^instruction_shift units an instruction, and
+            that counts ticks of tick_time units: instructions = ticks * tick_time / 2^instruction_shift.
+    """
+
+    unit: str
+    source: str = ""
+    tick_time: int = 0
+    instruction_shift: int = 0
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board.
+
+    Attributes:
+        name: as `--board` takes it.
+        kind: 'silicon', 'emulator' or 'native'.
+        summary: one line for people.
+        path: its file.
+        memory: sizes.
+        firmware: how it is built; None for a board that another tool builds.
+        start: how it is started; None for a board that is on a port.
+        counter: of latency.
+        cost: the cost model; None as long as nobody has calibrated the board.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    path: Path
+    memory: Memory
+    firmware: Firmware | None
+    start: Start | None
+    counter: Counter
+    cost: CostModel | None = field(default=None, compare=False)
+
+    @property
+    def limits(self) -> MemoryLimits:
+        """What a model has to fit into."""
+        return MemoryLimits(arena=self.memory.arena, model=self.memory.flash, stack=self.memory.stack)
+
+    @property
+    def build_dir(self) -> Path:
+        """Where its firmware, flash images and logs are kept."""
+        return build_root() / self.name
+
+    def expand(self, text: str, **values: object) -> str:
+        """Replace `{arena}`, `{stack}` … by the figures of the board, and `values` likewise.
+
+        Raises:
+            BoardFileError: an unknown name in braces.
+        """
+        known = {f.name: getattr(self.memory, f.name) for f in fields(Memory)}
+        known |= {"board": self.name, "tick_time": self.counter.tick_time}
+        known |= {"instruction_shift": self.counter.instruction_shift, **values}
+        try:
+            return text.format_map(known)
+        except (KeyError, ValueError, IndexError) as error:
+            raise BoardFileError(f"{self.path}: {text!r}: unknown {error}; known: {', '.join(sorted(known))}") from None
+
+
+def checkout() -> Path:
+    """The root of the checkout that tvhil runs from."""
+    return Path(tvhil.__file__).resolve().parents[2]
+
+
+def build_root() -> Path:
+    """Where everything built is kept: `build/`, or `$TVHIL_BUILD_DIR`."""
+    override = os.environ.get("TVHIL_BUILD_DIR")
+    return Path(override) if override else checkout() / "build"
+
+
+def boards_dir() -> Path:
+    """Where the board files are: `boards/`, or `$TVHIL_BOARDS_DIR`.
+
+    Raises:
+        InputError: there is no such directory.
+    """
+    override = os.environ.get("TVHIL_BOARDS_DIR")
+    path = Path(override) if override else checkout() / "boards"
+    if not path.is_dir():
+        raise InputError(
+            f"no board files in {path}: install tvhil from a checkout (pip install --editable .), "
+            "or set TVHIL_BOARDS_DIR"
+        )
+    return path
+
+
+def board_names() -> list[str]:
+    """Names of the boards that have a file."""
+    return sorted(path.stem for path in boards_dir().glob("*.toml"))
+
+
+def list_boards() -> list[Board]:
+    """Every board that has a file, by name."""
+    return [load_board(name) for name in board_names()]
+
+
+def load_board(name: str | Path) -> Board:
+    """Read a board file.
+
+    Args:
+        name: of a board in boards/, or the path of a board file (ending in `.toml`).
+
+    Raises:
+        UsageError: there is no such board.
+        BoardFileError: its file is malformed.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = boards_dir() / f"{name}.toml"
+        if not path.is_file():
+            names = board_names()
+            near = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            raise UsageError(f"there is no board {str(name)!r}; {hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except FileNotFoundError:
+        raise UsageError(f"there is no board file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BoardFileError(f"{path}: {error}") from None
+    return _board(path, content)
+
+
+def _board(path: Path, content: dict[str, Any]) -> Board:
+    tables = {"memory", "firmware", "start", "counter", "cost"}
+    plain = {key: value for key, value in content.items() if key not in tables}
+    for key in ("memory", "counter"):
+        if key not in content:
+            raise BoardFileError(f"{path}: [{key}] is missing")
+    try:
+        cost = CostModel.from_table(content["cost"]) if "cost" in content else None
+    except InputError as error:
+        raise BoardFileError(f"{path}: {error}") from None
+    read = functools.partial(_record, path)
+    start = read(Start, "start", content["start"]) if "start" in content else None
+    firmware = read(Firmware, "firmware", content["firmware"]) if "firmware" in content else None
+    counter = read(Counter, "counter", content["counter"])
+    memory = read(Memory, "memory", content["memory"])
+    board = read(
+        Board, "", plain, path=path, memory=memory, firmware=firmware, start=start, counter=counter, cost=cost
+    )  # fmt: skip
+    if board.name != path.stem:
+        raise BoardFileError(f"{path}: its name is {board.name!r}; name and file must agree")
+    if board.kind not in KINDS:
+        raise BoardFileError(f"{path}: kind {board.kind!r} is none of {', '.join(KINDS)}")
+    if cost is not None and cost.unit != counter.unit:
+        raise BoardFileError(f"{path}: [cost] is in {cost.unit}, [counter] in {counter.unit}")
+    if counter.tick_time and not 0 < counter.tick_time <= 1 << counter.instruction_shift <= 1024:
+        raise BoardFileError(f"{path}: [counter] a tick must not be longer than an instruction")
+    return board
+
+
+def _record(file: Path, kind: type[T], table: str, values: Mapping[str, Any], **given: Any) -> T:
+    """Make a dataclass of a TOML table, checking names and types."""
+    place = f"{file}: [{table}]" if table else f"{file}:"
+    if not isinstance(values, dict):
+        raise BoardFileError(f"{place} must be a table")
+    known = {f.name: f for f in fields(kind) if f.name not in given}  # type: ignore[arg-type]
+    arguments: dict[str, Any] = dict(given)
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise BoardFileError(f"{place} unknown key {key!r}{hint}")
+        arguments[key] = _value(f"{place} {key}", str(known[key].type), value)
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        missing = str(error).partition(": ")[2] or str(error)
+        raise BoardFileError(f"{place} missing: {missing}") from None
+
+
+def _value(place: str, kind: str, value: Any) -> Any:
+    if kind.startswith("tuple"):
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise BoardFileError(f"{place} must be a list of strings")
+        return tuple(value)
+    if kind.startswith("int"):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 40:
+            raise BoardFileError(f"{place} must be a number of at least 0")
+        return value
+    if kind == "bool" and not isinstance(value, bool):
+        raise BoardFileError(f"{place} must be true or false")
+    if kind == "str" and not isinstance(value, str):
+        raise BoardFileError(f"{place} must be a text")
+    return value

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put a model where a board boots it from. For an emulator: the file that is its flash."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvhil.boards.board import Board
+from tvhil.boards.build import FirmwareImage, Progress, build
+from tvhil.errors import InputError, UsageError
+from tvhil.packing.reader import TvitModel, read_model
+from tvhil.prediction.memory import check_fit
+
+_KEPT = 16  # flash images of other models
+
+
+@dataclass(frozen=True)
+class BootImage:
+    """What a board boots.
+
+    Attributes:
+        firmware: the program.
+        flash: the flash image, the model at its start.
+        model: what is in it.
+        fresh: it was written now, and not found from earlier.
+    """
+
+    firmware: FirmwareImage
+    flash: Path
+    model: TvitModel
+    fresh: bool
+
+
+def flash(
+    board: Board,
+    model: TvitModel | Path | str | bytes,
+    firmware: FirmwareImage | None = None,
+    progress: Progress | None = None,
+) -> BootImage:
+    """Build the firmware where that is due, and write the board's flash image into `build/<board>/`.
+
+    Args:
+        board: which one.
+        model: a `.tvit` file.
+        firmware: one built earlier.
+        progress: as `build` takes it.
+
+    Raises:
+        InputError: the model is malformed, or too big for the board, with the numbers; nothing is written then.
+        MissingToolError, FirmwareError: as `build`.
+    """
+    model = model if isinstance(model, TvitModel) else read_model(model)
+    check_fit(model, board.limits, board.name)
+    if board.start is None:
+        raise UsageError(f"{board.name} is not started from a file; put the model on it with its own tool")
+    firmware = firmware or build(board, progress)
+    path = board.build_dir / f"flash-{model.sha256[:32]}.img"
+    size = board.memory.flash if board.start.pad_flash and board.memory.flash else model.file_bytes
+    fresh = not _holds(path, model.file, size)
+    if fresh:
+        _write(path, model.file, size)
+        _forget_old(board.build_dir)
+    else:
+        path.touch()
+    return BootImage(firmware, path, model, fresh)
+
+
+def _holds(path: Path, content: bytes, size: int) -> bool:
+    try:
+        if path.stat().st_size != size:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(content)) == content
+    except OSError:
+        return False
+
+
+def _write(path: Path, content: bytes, size: int) -> None:
+    """Write aside and move, so that nobody sees half an image. What follows the model is a hole in the file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".flash-", delete=False) as file:
+            try:
+                file.write(content)
+                file.truncate(size)
+                file.flush()
+                os.chmod(file.name, 0o644)  # noqa: PTH101 - a temporary file is private otherwise
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise InputError(f"{path}: the flash image cannot be written: {error.strerror}") from None
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the images used last; one that an emulator has open stays readable for it."""
+    images = sorted(folder.glob("flash-*.img"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in images[_KEPT:]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start a board that is a process of this machine, and open the link to one that is not."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tvhil.boards.board import Board
+from tvhil.boards.flash import BootImage
+from tvhil.boards.tools import find_program, program_version
+from tvhil.errors import BoardError, UsageError
+from tvhil.link import LinkClient, LinkTimeouts, Transport, open_transport
+from tvhil.link.errors import LinkClosedError
+from tvhil.link.transports import SocketTransport
+
+_END_PATIENCE = 2.0  # seconds until a process that does not end is killed
+_LOGS_KEPT = 16
+_PR_SET_PDEATHSIG = 1
+
+
+class RunningBoard:
+    """A board with an open line to it; ended by `close` or as a context.
+
+    Attributes:
+        board: which one.
+        transport: the line.
+        log: what the emulator printed; None for a board on a port.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        transport: Transport,
+        process: subprocess.Popen[bytes] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self.board, self.transport, self.log = board, transport, log
+        self._process = process
+        self._client: LinkClient | None = None
+
+    def connect(
+        self, timeouts: LinkTimeouts | None = None, seed: int | None = None, log: Callable[[str], None] | None = None
+    ) -> LinkClient:
+        """The link to the board, with a session open. Closed with the board.
+
+        Raises:
+            LinkError: the board does not answer.
+            BoardError: its process ended.
+        """
+        self._client = LinkClient(self.transport, timeouts, seed, log)
+        try:
+            self._client.connect()
+        except LinkClosedError:
+            self.check()
+            raise
+        return self._client
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What the board cannot know of itself: program and version of its emulator."""
+        start = self.board.start
+        if self._process is None or start is None or not start.version:
+            return {}
+        return {"emulator": program_version([start.command[0], *start.version])}
+
+    @property
+    def client(self) -> LinkClient:
+        """The link of `connect`."""
+        return self._client if self._client is not None else self.connect()
+
+    def check(self) -> None:
+        """Tell why the board's process ended, if it did.
+
+        Raises:
+            BoardError: it ended; with the last line that it printed.
+        """
+        if self._process is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)  # it closes its end of the line before it is gone
+        code = self._process.poll()
+        if code is not None:
+            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+            raise BoardError(f"{self.board.name}: the emulator ended ({how}): {self._last_line()}; log: {self.log}")
+
+    def close(self) -> None:
+        """End the process, give the line back. May be called twice."""
+        self.transport.close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        ended_by_itself = process.poll() is not None
+        process.terminate()
+        try:
+            process.wait(_END_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if self.log is not None and not ended_by_itself:
+            self.log.unlink(missing_ok=True)
+
+    def __enter__(self) -> RunningBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _last_line(self) -> str:
+        try:
+            lines = self.log.read_text(errors="replace").strip().splitlines() if self.log is not None else []
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "it printed nothing"
+
+
+def start(board: Board, image: BootImage | None = None, port: str | None = None) -> RunningBoard:
+    """Start an emulator, or open the port of a board that runs already.
+
+    Args:
+        board: which one.
+        image: from `flash`; needed for boards that are started here.
+        port: serial device or URL; a board that runs elsewhere, whatever its kind.
+
+    Raises:
+        MissingToolError: the emulator is not installed.
+        BoardError: it does not start, or the port cannot be opened.
+        UsageError: no port, or no image.
+    """
+    if port is not None:
+        return RunningBoard(board, open_transport(port))
+    if board.start is None:
+        raise UsageError(f"{board.name} is on a port: name it with --port (a serial device, or rfc2217://host:port)")
+    if image is None:
+        raise UsageError(f"{board.name} needs a flash image to start from")
+    return start_program(board, image.firmware.path, image.flash)
+
+
+def start_program(board: Board, program: Path, flash_image: Path) -> RunningBoard:
+    """Start a board's emulator with any program: `start`, tests and bare-metal tools."""
+    assert board.start is not None
+    ours, theirs = socket.socketpair()
+    with theirs:
+        values = {"firmware": program, "flash": flash_image, "fd": theirs.fileno()}
+        command = [board.expand(argument, **values) for argument in board.start.command]
+        if board.start.package:
+            command[0] = find_program(command[0], board.start.package, board.name)
+        over_stdio = not any("{fd}" in argument for argument in board.start.command)
+        log = _new_log(board)
+        try:
+            with log.open("wb") as errors:
+                process = subprocess.Popen(
+                    command,
+                    stdin=theirs.fileno() if over_stdio else subprocess.DEVNULL,
+                    stdout=theirs.fileno() if over_stdio else errors,
+                    stderr=errors,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C is for us: we end the board in order
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                )
+        except OSError as error:
+            ours.close()
+            raise BoardError(f"{board.name}: cannot start {command[0]}: {error.strerror}") from None
+    return RunningBoard(board, SocketTransport(ours, board.name), process, log)
+
+
+def _new_log(board: Board) -> Path:
+    board.build_dir.mkdir(parents=True, exist_ok=True)
+    logs = sorted(board.build_dir.glob("emulator-*.log"), key=lambda path: path.stat().st_mtime)
+    for path in logs[:-_LOGS_KEPT]:
+        path.unlink(missing_ok=True)
+    return board.build_dir / f"emulator-{os.getpid()}-{time.monotonic_ns()}.log"
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    """Even when we are killed, no emulator is left behind. Runs between fork and exec."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that boards need: found, or named with the package that holds them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from tvhil.errors import MissingToolError
+from tvhil.runtime import find_compiler
+
+
+def find_program(name: str, package: str, needed_for: str) -> str:
+    """Path of a program; `cc` is the machine's own C compiler.
+
+    Raises:
+        MissingToolError: it is not installed; tells how to get it.
+    """
+    if name == "cc":
+        return find_compiler()
+    found = shutil.which(name)
+    if found is None:
+        raise MissingToolError(f"{name} is not installed, {needed_for} needs it: {how_to_get(package)}")
+    return found
+
+
+def how_to_get(package: str) -> str:
+    """How to install a package of the distribution."""
+    return f"sudo apt-get install {package}"
+
+
+def program_version(command: list[str]) -> str:
+    """First line that a program prints about its version, empty where it does not."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=20, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return ""
+    return (done.stdout or done.stderr).strip().partition("\n")[0].strip()
