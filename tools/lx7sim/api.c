@@ -74,6 +74,7 @@ void lx7_free(lx7_sim_t *sim) {
     cache_free(sim);
     uart_free(sim);
     memory_free(sim);
+    free(sim->elf);
     free(sim);
 }
 
@@ -110,15 +111,23 @@ static void write_boot_code(lx7_sim_t *sim) {
         0x21, 0xfe, 0xff,                /* l32r a2, parameters */
         0xa0, 0x00, 0x00,                /* jx a0 */
     };
-    /* An empty list of boot parameters at the end of the ROM's RAM: first tag, memory, last tag. */
-    uint32_t list = (ROM_BASE + 0x2000000u - 28u) & ~0xffu;
+    /* The list of boot parameters at the end of the ROM's RAM: first tag, memory, command line, last tag. */
+    uint16_t text_size = sim->command_line[0] ? (uint16_t)((strlen(sim->command_line) + 4) & ~3u) : 0;
+    uint32_t list = (ROM_BASE + 0x2000000u - 32u - text_size) & ~0xffu, at = list + 20;
     static const uint16_t first[2] = {0x7b0b, 0}, memory[2] = {0x1003, 12}, last[2] = {0x7e0b, 0};
+    const uint16_t text[2] = {0x1001, text_size};
     uint32_t range[3] = {0, RAM_BASE, RAM_BASE + RAM_SIZE};
     if (sim->entry == RESET_VECTOR0) return;
     memcpy(sim->mem + list, first, 4);
     memcpy(sim->mem + list + 4, memory, 4);
     memcpy(sim->mem + list + 8, range, 12);
-    memcpy(sim->mem + list + 20, last, 4);
+    if (text_size) {
+        memcpy(sim->mem + at, text, 4);
+        memset(sim->mem + at + 4, 0, text_size);
+        memcpy(sim->mem + at + 4, sim->command_line, strlen(sim->command_line));
+        at += 4u + text_size;
+    }
+    memcpy(sim->mem + at, last, 4);
     memcpy(sim->mem + RESET_VECTOR0, code, sizeof code);
     memcpy(sim->mem + RESET_VECTOR0 + ENTRY, &sim->entry, 4);
     memcpy(sim->mem + RESET_VECTOR0 + PARAMETERS, &list, 4);
@@ -128,11 +137,22 @@ int lx7_load_elf(lx7_sim_t *sim, const char *path) {
     if (!sim->configured) return set_error(sim, "no configuration loaded (esp32s3.toml)");
     memory_map_regions(sim);
     if (cache_configure(sim)) return -1;
-    if (elf_load(sim, path)) return -1;
+    if (elf_load(sim, path, true)) return -1;
+    char *kept = strdup(path);
+    if (!kept) return set_error(sim, "out of memory");
+    free(sim->elf);
+    sim->elf = kept;
     for (int i = 0; i < LX7_MAX_CORES; i++) free_code(sim->cpu[i]);
     write_boot_code(sim);
     sim->loaded = true;
     lx7_reset(sim);
+    return 0;
+}
+
+int lx7_set_command_line(lx7_sim_t *sim, const char *text) {
+    if (strlen(text) >= sizeof sim->command_line)
+        return set_error(sim, "the command line is longer than %zu bytes", sizeof sim->command_line - 1);
+    strcpy(sim->command_line, text);
     return 0;
 }
 
@@ -172,6 +192,15 @@ void lx7_reset(lx7_sim_t *sim) {
     sim->warned_device = 0;
     sim->message[0] = 0;
     lx7_clear_counters(sim);
+}
+
+int lx7_reboot(lx7_sim_t *sim) {
+    if (!sim->loaded) return set_error(sim, "no program loaded");
+    if (elf_load(sim, sim->elf, false)) return -1;
+    for (int i = 0; i < LX7_MAX_CORES; i++) free_code(sim->cpu[i]);
+    write_boot_code(sim);
+    lx7_reset(sim);
+    return 0;
 }
 
 /* ---- running --------------------------------------------------------------------------------------------- */

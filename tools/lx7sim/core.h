@@ -265,6 +265,8 @@ struct lx7_sim {
     bool pie, trap, loaded, configured;
     uint64_t max_cycles;
     uint32_t entry;
+    char *elf;                /* path of the loaded program */
+    char command_line[LX7_COMMAND_LINE];
     timing_t timing;
     region_t region[MAX_REGIONS];
     int n_regions;
@@ -390,7 +392,8 @@ void external_irq(lx7_sim_t *sim, unsigned number, bool active);
 /* ---- config.c, elf.c ------------------------------------------------------------------------------------ */
 
 int config_load(lx7_sim_t *sim, const char *path);
-int elf_load(lx7_sim_t *sim, const char *path);
+/* clear: also zero what the file does not fill. */
+int elf_load(lx7_sim_t *sim, const char *path, bool clear);
 int set_error(lx7_sim_t *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- the machine: kc705-nommu with core de212 ----------------------------------------------------------- */

@@ -38,7 +38,7 @@ static const char *check_header(const Elf32_Ehdr *header, size_t size) {
     return NULL;
 }
 
-int elf_load(lx7_sim_t *sim, const char *path) {
+int elf_load(lx7_sim_t *sim, const char *path, bool clear) {
     size_t size;
     errno = 0;
     uint8_t *file = read_file(sim, path, &size);
@@ -69,7 +69,7 @@ int elf_load(lx7_sim_t *sim, const char *path) {
                              segment.p_paddr, (unsigned long long)end);
         }
         memcpy(sim->mem + segment.p_paddr, file + segment.p_offset, segment.p_filesz);
-        memset(sim->mem + segment.p_paddr + segment.p_filesz, 0, segment.p_memsz - segment.p_filesz);
+        if (clear) memset(sim->mem + segment.p_paddr + segment.p_filesz, 0, segment.p_memsz - segment.p_filesz);
         entry_found |= header.e_entry - segment.p_vaddr < segment.p_memsz;
         loaded++;
     }

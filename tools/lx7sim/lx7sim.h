@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-enum { LX7_MAX_CORES = 2 };
+enum { LX7_MAX_CORES = 2, LX7_COMMAND_LINE = 256 };
 
 typedef struct lx7_sim lx7_sim_t;
 
@@ -126,8 +126,12 @@ int lx7_set_option(lx7_sim_t *sim, const char *name, int64_t value);
 int lx7_load_flash(lx7_sim_t *sim, const char *path);
 /* Loads an ELF file's segments and resets the cores, as QEMU's -kernel does. */
 int lx7_load_elf(lx7_sim_t *sim, const char *path);
+/* The command line in the boot parameters (QEMU's -append), before lx7_load_elf(); at most LX7_COMMAND_LINE - 1 bytes. */
+int lx7_set_command_line(lx7_sim_t *sim, const char *text);
 /* Back to reset: registers, caches, devices, counters; memory is kept. */
 void lx7_reset(lx7_sim_t *sim);
+/* The same, and what the ELF file initializes is loaded again: what a reset of the board does in QEMU. */
+int lx7_reboot(lx7_sim_t *sim);
 
 /* ---- running ------------------------------------------------------------------------------------------- */
 

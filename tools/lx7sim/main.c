@@ -30,9 +30,9 @@ enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_MAX_CYCLES = 3 };
 enum { SLICE = 2000000, IDLE_WAIT_MS = 20 };
 
 typedef struct options {
-    const char *elf, *config, *flash, *uart, *json;
+    const char *elf, *config, *flash, *append, *uart, *json;
     int64_t cores, max_cycles, trace;
-    bool pie, trap, registers, pcs, summary;
+    bool pie, trap, reboot, registers, pcs, summary;
 } options_t;
 
 typedef struct uart {
@@ -57,10 +57,12 @@ static void usage(FILE *out) {
             "\n"
             "  --config FILE       timing parameters and memory regions (default: esp32s3.toml of this tool)\n"
             "  --flash FILE        contents of the flash window at 0x70000000 and 0x90000000\n"
+            "  --append TEXT       the command line in the boot parameters\n"
             "  --uart END          stdio (default), none, pty, tcp:PORT (0: any free port; waits for a connection)\n"
             "  --cores N           1 (default) or 2; core 1 starts in run-stall at 0x40000400\n"
             "  --pie               execute the PIE vector instructions; without it they raise IllegalInstruction\n"
             "  --trap              raise exceptions for accesses outside the memory map instead of stopping\n"
+            "  --reboot            start again when the program resets the board, instead of ending\n"
             "  --max-cycles N      stop with exit code 3 after N cycles\n"
             "  --trace N           print the first N instructions with the cycle each issues in\n"
             "  --dump-registers    print all registers when the program ends, whatever ends it\n"
@@ -80,13 +82,14 @@ static bool parse_number(const char *text, int64_t *value) {
 }
 
 static int parse_options(int argc, char **argv, options_t *options) {
-    enum { CONFIG = 1, FLASH, UART, CORES, PIE, TRAP, MAX_CYCLES, TRACE, REGISTERS, SUMMARY, JSON, PCS, HELP };
+    enum { CONFIG = 1, FLASH, APPEND, UART, CORES, PIE, TRAP, REBOOT, MAX_CYCLES, TRACE, REGISTERS, SUMMARY, JSON, PCS, HELP };
     static const struct option table[] = {
         {"config", 1, 0, CONFIG},    {"flash", 1, 0, FLASH},     {"uart", 1, 0, UART},
         {"cores", 1, 0, CORES},      {"pie", 0, 0, PIE},         {"trap", 0, 0, TRAP},
         {"max-cycles", 1, 0, MAX_CYCLES}, {"trace", 1, 0, TRACE}, {"dump-registers", 0, 0, REGISTERS},
         {"summary", 0, 0, SUMMARY},  {"json", 1, 0, JSON},       {"pcs", 0, 0, PCS},
-        {"help", 0, 0, HELP},        {0, 0, 0, 0},
+        {"help", 0, 0, HELP},        {"append", 1, 0, APPEND},   {"reboot", 0, 0, REBOOT},
+        {0, 0, 0, 0},
     };
     *options = (options_t){.config = LX7SIM_CONFIG, .uart = "stdio", .cores = 1};
     for (int id; (id = getopt_long(argc, argv, "h", table, NULL)) != -1;) {
@@ -94,6 +97,8 @@ static int parse_options(int argc, char **argv, options_t *options) {
         switch (id) {
         case CONFIG: options->config = optarg; break;
         case FLASH: options->flash = optarg; break;
+        case APPEND: options->append = optarg; break;
+        case REBOOT: options->reboot = true; break;
         case UART: options->uart = optarg; break;
         case CORES: ok = parse_number(optarg, &options->cores); break;
         case PIE: options->pie = true; break;
@@ -320,15 +325,17 @@ static int set_up(lx7_sim_t *sim, const options_t *options) {
     if (lx7_set_option(sim, "trap", options->trap)) return -1;
     if (lx7_set_option(sim, "max-cycles", options->max_cycles)) return -1;
     if (options->flash && lx7_load_flash(sim, options->flash)) return -1;
+    if (options->append && lx7_set_command_line(sim, options->append)) return -1;
     return lx7_load_elf(sim, options->elf);
 }
 
-static lx7_stop_t simulate(lx7_sim_t *sim, uart_end_t *uart) {
+static lx7_stop_t simulate(lx7_sim_t *sim, uart_end_t *uart, bool reboot) {
     lx7_stop_t stop = LX7_STOP_BUDGET;
     while (!interrupted) {
         stop = lx7_run(sim, SLICE);
         if (!service_uart(sim, uart, stop == LX7_STOP_IDLE ? IDLE_WAIT_MS : 0)) break;
         if (stop == LX7_STOP_IDLE && uart->end_of_input) break;
+        if (stop == LX7_STOP_EXIT && reboot) stop = lx7_reboot(sim) ? LX7_STOP_ERROR : LX7_STOP_BUDGET;
         if (stop != LX7_STOP_BUDGET && stop != LX7_STOP_IDLE) break;
     }
     return stop;
@@ -360,7 +367,7 @@ int main(int argc, char **argv) {
         return EXIT_FAILED;
     }
     double start = now();
-    lx7_stop_t stop = simulate(sim, &uart);
+    lx7_stop_t stop = simulate(sim, &uart, options.reboot);
     double seconds = now() - start;
     int status = stop == LX7_STOP_ERROR ? EXIT_FAILED : stop == LX7_STOP_MAX_CYCLES ? EXIT_MAX_CYCLES : 0;
     fflush(stdout);

@@ -78,16 +78,20 @@ class Start:
 
     Attributes:
         command: its program and arguments. `{firmware}` and `{flash}` are the files, `{fd}` the number of the socket
-            that is the link; a program that talks over stdin and stdout needs none. `{board}` is the board's name.
+            that is the link; a program that talks over stdin and stdout needs none. `{board}` is the board's name,
+            `{lx7sim}` the simulator of this tree, built on first use.
         package: the distribution's package that holds the program; empty where the firmware is the program.
         version: arguments that make the program print its version.
         pad_flash: the flash file must be as large as the flash.
+        cycle_model: of a board that is lx7sim, the file with the parameters of its cycle model, relative to the
+            checkout; `{cycle_model}` in the command. Such a board can be profiled.
     """
 
     command: tuple[str, ...]
     package: str = ""
     version: tuple[str, ...] = ()
     pad_flash: bool = False
+    cycle_model: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Board:
         start: how it is started; None for a board that is on a port.
         counter: of latency.
         cost: the cost model; None as long as nobody has calibrated the board.
+        firmware_of: another board, whose memory and firmware, to the byte, are this one's.
     """
 
     name: str
@@ -132,6 +137,12 @@ class Board:
     start: Start | None
     counter: Counter
     cost: CostModel | None = field(default=None, compare=False)
+    firmware_of: str = ""
+
+    @property
+    def cycle_model(self) -> Path | None:
+        """The parameters of the cycle model, of a board that is simulated with one."""
+        return checkout() / self.start.cycle_model if self.start is not None and self.start.cycle_model else None
 
     @property
     def limits(self) -> MemoryLimits:
@@ -226,7 +237,8 @@ def load_board(name: str | Path) -> Board:
 def _board(path: Path, content: dict[str, Any]) -> Board:
     tables = {"memory", "firmware", "start", "counter", "cost"}
     plain = {key: value for key, value in content.items() if key not in tables}
-    for key in ("memory", "counter"):
+    base = _base(path, content)
+    for key in ("counter",) if base else ("memory", "counter"):
         if key not in content:
             raise BoardFileError(f"{path}: [{key}] is missing")
     try:
@@ -237,7 +249,8 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
     start = read(Start, "start", content["start"]) if "start" in content else None
     firmware = read(Firmware, "firmware", content["firmware"]) if "firmware" in content else None
     counter = read(Counter, "counter", content["counter"])
-    memory = read(Memory, "memory", content["memory"])
+    memory = base.memory if base else read(Memory, "memory", content["memory"])
+    firmware = base.firmware if base else firmware
     board = read(
         Board, "", plain, path=path, memory=memory, firmware=firmware, start=start, counter=counter, cost=cost
     )  # fmt: skip
@@ -250,6 +263,20 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
     if counter.tick_time and not 0 < counter.tick_time <= 1 << counter.instruction_shift <= 1024:
         raise BoardFileError(f"{path}: [counter] a tick must not be longer than an instruction")
     return board
+
+
+def _base(path: Path, content: Mapping[str, Any]) -> Board | None:
+    """The board that `firmware_of` names, None where the board has a firmware of its own."""
+    name = content.get("firmware_of")
+    if name is None:
+        return None
+    both = [f"[{key}]" for key in ("memory", "firmware") if key in content]
+    if both:
+        raise BoardFileError(f"{path}: firmware_of brings the other board's memory and firmware; remove {both[0]}")
+    other = path.parent / f"{name}.toml"
+    if not isinstance(name, str) or name == path.stem or not other.is_file():
+        raise BoardFileError(f"{path}: firmware_of {name!r}: there is no such board beside this file")
+    return load_board(other)
 
 
 def _record(file: Path, kind: type[T], table: str, values: Mapping[str, Any], **given: Any) -> T:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvhil.boards.board import Board
+from tvhil.boards.board import Board, load_board
 from tvhil.boards.tools import find_program
 from tvhil.errors import TvhilError, UsageError
 from tvhil.runtime import device_dir
@@ -53,6 +53,8 @@ def build(board: Board, progress: Progress | None = None) -> FirmwareImage:
         MissingToolError: its compiler is not installed.
         FirmwareError: the first error of compiler or linker.
     """
+    if board.firmware_of:
+        board = load_board(board.path.parent / f"{board.firmware_of}.toml")
     if board.firmware is None:
         raise UsageError(f"{board.name} has no firmware of its own to build")
     device = device_dir()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tvhil import lx7sim
 from tvhil.boards.board import Board
 from tvhil.boards.flash import BootImage
 from tvhil.boards.tools import find_program, program_version
@@ -149,7 +150,9 @@ def start_program(board: Board, program: Path, flash_image: Path) -> RunningBoar
     assert board.start is not None
     ours, theirs = socket.socketpair()
     with theirs:
-        values = {"firmware": program, "flash": flash_image, "fd": theirs.fileno()}
+        values: dict[str, object] = {"firmware": program, "flash": flash_image, "fd": theirs.fileno()}
+        if board.cycle_model is not None:
+            values |= {"lx7sim": lx7sim.program(), "cycle_model": board.cycle_model}
         command = [board.expand(argument, **values) for argument in board.start.command]
         if board.start.package:
             command[0] = find_program(command[0], board.start.package, board.name)

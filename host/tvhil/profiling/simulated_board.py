@@ -52,7 +52,7 @@ class SimulatorTransport(Transport):
             if stop == Stop.BUDGET and self.between is not None:
                 stop = self.between() or Stop.BUDGET
             if stop == Stop.EXIT:
-                self.simulator.reset()
+                self.simulator.reboot()
             elif stop == Stop.IDLE:
                 if data := self.simulator.receive():
                     return data
