@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,18 @@ def stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def building() -> Iterator[Callable[[int, int, str], None]]:
+    """Progress of a build: a bar on a terminal, which appears with the first compiled file."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+    with Progress(
+        "building", BarColumn(), MofNCompleteColumn(), "{task.description}", console=stderr(), transient=True
+    ) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name, visible=True)
 
 
 def notice(text: str) -> None:

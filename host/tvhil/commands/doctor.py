@@ -87,3 +87,10 @@ def _package(name: str, needed_for: str, extra: str) -> Check:
         found = None
     target = f"'tvhil[{extra}]'" if extra else name
     return Check(name, found, needed_for, not extra, f"pip install {target}")
+
+
+def _programs() -> list[Check]:
+    """What the boards are built and started with; a board that cannot work is no defect of the installation."""
+    from tvhil.boards import board_facts
+
+    return [Check(fact.name, fact.found, fact.needed_for, False, fact.get) for fact in board_facts()]

@@ -19,6 +19,7 @@ from tvhil.commands.common import (
     EMBEDDED_MODEL,
     add_json,
     add_model,
+    building,
     emit,
     notice,
     open_model,
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the journal of an earlier run")
     parser.add_argument("--overwrite", action="store_true", help="start over although the journal is not finished")
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first image that is not bit-exact")
+    parser.add_argument("--each", action="store_true", help="print a line for each image")
     parser.add_argument("--operators", action="store_true", help="print the latency of each operator")
     add_json(parser)
 
@@ -118,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
 def _evaluate(
     options: argparse.Namespace, board: Board, model: TvitModel, journal: Journal, inputs: list[Input]
 ) -> Summary:
+    from tvhil.boards import build
     from tvhil.evaluation.run import Evaluation
     from tvhil.evaluation.session import open_device
     from tvhil.prediction import Predictor
@@ -129,9 +132,13 @@ def _evaluate(
     if not left and evaluation.summary.memory is not None:
         return evaluation.summary
     try:
+        # The firmware is built first, under a progress bar of its own.
+        if options.port is None and board.firmware is not None:
+            with building() as progress:
+                build(board, progress)
         with (
             open_device(board, model, port=options.port, notice=notice) as device,
-            _progress(len(inputs), evaluation.summary.images) as finished,
+            _progress(len(inputs), evaluation.summary.images, each=options.each) as finished,
         ):
             return evaluation.run(device, inputs, finished)
     except (KeyboardInterrupt, BoardError, OSError):
@@ -143,16 +150,18 @@ def _evaluate(
 
 
 @contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[Summary], None]]:
-    """A progress bar on a terminal, a line now and then elsewhere."""
+def _progress(total: int, done: int, *, each: bool) -> Iterator[Callable[[Summary, dict[str, Any]], None]]:
+    """A progress bar on a terminal, a line now and then elsewhere; with `each` a line an image."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     if not sys.stderr.isatty():
         last = time.monotonic()
 
-        def line(summary: Summary) -> None:
+        def line(summary: Summary, row: dict[str, Any]) -> None:
             nonlocal last
-            if time.monotonic() - last > _NOTICE_SECONDS:
+            if each:
+                print(_image_line(row), file=sys.stderr, flush=True)
+            elif time.monotonic() - last > _NOTICE_SECONDS:
                 last = time.monotonic()
                 notice(f"{summary.images} of {total} images, {_state(summary)}")
 
@@ -161,7 +170,21 @@ def _progress(total: int, done: int) -> Iterator[Callable[[Summary], None]]:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr(), transient=True) as progress:
         task = progress.add_task("running", total=total, completed=done)
-        yield lambda summary: progress.update(task, completed=summary.images, description=_state(summary))
+
+        def advance(summary: Summary, row: dict[str, Any]) -> None:
+            if each:
+                progress.console.print(_image_line(row), markup=False)
+            progress.update(task, completed=summary.images, description=_state(summary))
+
+        yield advance
+
+
+def _image_line(row: dict[str, Any]) -> str:
+    label = "" if row["label"] is None else f"  label {row['label']}"
+    verdict = "bit-exact" if row["exact"] else f"DIFFERS by up to {row['error']}"
+    latency = "" if row["latency"] is None else f"  latency {row['latency']:,.6g}"
+    answers = f"predicted {row['predicted_top1']}  got {row['top1']}"
+    return f"{row['image']:>6}  {row['id']}{label}  {answers}  {verdict}{latency}"
 
 
 def _state(summary: Summary) -> str:

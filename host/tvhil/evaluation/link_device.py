@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,18 @@ class LinkDevice:
         client: connected.
         model: what the board should run.
         notice: told, in one line, when the board restarted and an image is repeated.
+        details: what the board cannot know of itself, such as the version of its emulator.
     """
 
-    def __init__(self, client: LinkClient, model: TvitModel, notice: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        client: LinkClient,
+        model: TvitModel,
+        notice: Callable[[str], None] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         self.client, self.model = client, model
-        self._notice = notice
+        self._notice, self._details = notice, details or {}
         self._info: BoardInfo = client.info()
 
     def facts(self) -> DeviceFacts:
@@ -41,6 +48,7 @@ class LinkDevice:
             "cpu_mhz": info.clock_hz / 1e6 if info.clock_hz else None,
             "memories": {memory.name: memory.bytes for memory in info.memories},
             **info.details,
+            **self._details,
         }
         signature = self.client.model_info().signature.hex()
         return DeviceFacts(signature, info.latency_unit, info.build_id or info.firmware_version, details)

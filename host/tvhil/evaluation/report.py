@@ -113,7 +113,12 @@ class Summary:
             return None
         values = np.sort(np.frombuffer(self.latencies, np.float64))
         rank = {p: values[max(0, int(np.ceil(p * len(values))) - 1)] for p in (0.5, 0.95)}
-        return {"mean": float(values.mean()), "p50": float(rank[0.5]), "p95": float(rank[0.95]), "max": float(values[-1])}
+        return {
+            "mean": float(values.mean()),
+            "p50": float(rank[0.5]),
+            "p95": float(rank[0.95]),
+            "max": float(values[-1]),
+        }
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> Summary:

@@ -30,6 +30,7 @@ _BATCHES_AHEAD = 2
 
 Image = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.int16]
+Finished = Callable[[Summary, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,13 @@ class Evaluation:
         for row in journal.rows():
             self._take(row)
 
-    def run(
-        self, device: Device, inputs: Iterable[Input], finished: Callable[[Summary], None] | None = None
-    ) -> Summary:
+    def run(self, device: Device, inputs: Iterable[Input], finished: Finished | None = None) -> Summary:
         """Run all images that the journal does not hold yet.
 
         Args:
             device: the running board.
             inputs: every image of the evaluation, in order.
-            finished: called after each image.
+            finished: called after each image with its journal row.
 
         Raises:
             BoardError: the board stopped answering, or runs another model; the journal keeps what is done.
@@ -158,7 +157,7 @@ class Evaluation:
             row["seconds"], started = round(now - started, 6), now
             self._append(row)
             if finished:
-                finished(self.summary)
+                finished(self.summary, row)
             if self.fail_fast and not row["exact"]:
                 self._append({"memory": device.memory()})
                 raise StoppedError(f"image {predicted.input.id} is not bit-exact, and --fail-fast was given")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a .tvit model file, what boards run: from a quantized checkpoint as it is, from an FP32 checkpoint after
+quantizing it, or from an architecture with random weights (--untrained) to measure sizes and latency."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvhil.commands.checkpoint_options import (
+    add_architecture,
+    add_quantization,
+    calibration_images,
+    load_fp32,
+    quantization_config,
+)
+from tvhil.commands.common import add_json, emit, facts_table, stderr
+from tvhil.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from tvhil.packing.integer_vit import IntegerViT
+
+EXAMPLES = """\
+examples:
+  tvhil pack q.safetensors -o m.tvit                                          a quantized checkpoint
+  tvhil pack deit_tiny.pth --arch deit_tiny --calibrate imagenet-val-1k --data val.tar -o m.tvit
+  tvhil pack --arch deit_small --image-size 224 --classes 1000 --untrained --seed 0 -o m.tvit
+
+--codec base3 stores five trits in a byte, 2bit four; both run at the same speed after decoding.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `tvhil pack`."""
+    parser.add_argument("checkpoint", nargs="?", type=Path, help="safetensors or torch file; never unpickled")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help=".tvit file to write")
+    parser.add_argument(
+        "--codec", choices=("base3", "2bit"), default="base3", help="how trits are stored (default: base3)"
+    )
+    parser.add_argument("--name", help="of the model (default: its architecture)")
+    parser.add_argument("--untrained", action="store_true", help="random weights for --arch, no checkpoint")
+    add_architecture(parser)
+    add_quantization(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Pack a model."""
+    from tvhil.packing import pack_vit, read_model
+    from tvhil.packing.trits import Codec
+
+    if options.untrained and (options.checkpoint is not None or options.arch is None):
+        raise UsageError("--untrained takes no checkpoint, and --arch NAME tells the architecture")
+    if not options.untrained and options.checkpoint is None:
+        raise UsageError("name a checkpoint, or give --arch NAME --untrained for random weights")
+    started = time.monotonic()
+    with stderr().status("quantizing"):
+        vit = _untrained(options) if options.untrained else _from_checkpoint(options)
+    with stderr().status("packing"):
+        file = pack_vit(vit, Codec.from_name(options.codec))
+        model = read_model(file)
+    _write(options.output, file)
+    result: dict[str, Any] = {
+        "output": str(options.output),
+        "name": model.name,
+        "bytes": model.file_bytes,
+        "megabytes": round(model.file_bytes / 1e6, 4),
+        "codec": options.codec,
+        "parameters": model.info.parameters,
+        "fp32_ratio": round(4 * model.info.parameters / model.file_bytes, 2),
+        "arena_bytes": model.plan.arena_bytes,
+        "scale_mode": model.info.scale_mode.name.lower(),
+        "sha256": model.sha256,
+        "signature": model.signature,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    rows = [
+        ("bytes", f"{model.file_bytes:,} ({result['megabytes']} MB)"),
+        ("against FP32", f"{result['fp32_ratio']} times smaller"),
+        ("parameters", f"{model.info.parameters:,}"),
+        ("codec", options.codec),
+        ("activation scales", result["scale_mode"].replace("_", " ")),
+        ("arena bytes", f"{model.plan.arena_bytes:,}"),
+        ("signature", model.signature),
+        ("seconds", result["seconds"]),
+    ]
+    emit(options, result, [facts_table(f"{model.name}: {options.output}", rows)])
+    return ExitCode.OK
+
+
+def _untrained(options: argparse.Namespace) -> IntegerViT:
+    from tvhil.models import model_config
+    from tvhil.quantization import quantize_model, random_model, to_integer
+
+    config = model_config(
+        options.arch, image_size=options.image_size, patch_size=options.patch_size, num_classes=options.classes
+    )
+    images, names = _images(options, config)
+    quantized = quantize_model(random_model(config, options.seed), images, quantization_config(options))
+    return to_integer(
+        quantized,
+        name=options.name or f"{config.arch}-untrained",
+        class_names=names or None,
+        recipe={"untrained": True, "seed": options.seed},
+    )
+
+
+def _images(options: argparse.Namespace, config: Any) -> tuple[Any, tuple[str, ...]]:
+    """Random weights need no more than two synthetic pictures to be calibrated."""
+    from tvhil.quantization.convert import synthetic_images
+
+    if options.calibrate is None:
+        return synthetic_images(config, 2, options.seed), ()
+    return calibration_images(options, config)
+
+
+def _from_checkpoint(options: argparse.Namespace) -> IntegerViT:
+    from tvhil.models import read_checkpoint
+    from tvhil.quantization import load_quantized, quantize_model, to_integer
+    from tvhil.quantization.convert import checkpoint_quantization
+
+    if options.patch_size is not None:
+        raise UsageError("--patch-size goes with --untrained: a checkpoint has its patch size")
+    checkpoint = read_checkpoint(options.checkpoint)
+    recipe = {"checkpoint": options.checkpoint.name}
+    if checkpoint_quantization(checkpoint) is not None:
+        changed = [
+            f"--{name.replace('_', '-')}"
+            for name in ("arch", "image_size", "classes", "ternarizer", "scales", "calibration", "calibrate")
+            if getattr(options, name) is not None
+        ]
+        if changed:
+            raise UsageError(f"{options.checkpoint} is quantized already: {', '.join(changed)} would change nothing")
+        return to_integer(load_quantized(options.checkpoint), name=options.name, recipe=recipe)
+    model = load_fp32(options).eval()
+    images, names = calibration_images(options, model.config)
+    quantized = quantize_model(model, images, quantization_config(options))
+    return to_integer(quantized, name=options.name, class_names=names or None, recipe=recipe)
+
+
+def _write(path: Path, file: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A board, running a model: built, flashed, started, connected, and ended again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tvhil.boards import Board, flash, start
+from tvhil.evaluation.link_device import LinkDevice
+from tvhil.link import LinkClient, LinkClosedError, LinkTimeouts, RemoteError
+from tvhil.link.messages import Capability
+from tvhil.packing.reader import TvitModel
+from tvhil.prediction.memory import check_fit
+
+BuildProgress = Callable[[int, int, str], None]
+
+
+@contextmanager
+def open_device(
+    board: Board,
+    model: TvitModel,
+    *,
+    port: str | None = None,
+    timeouts: LinkTimeouts | None = None,
+    notice: Callable[[str], None] | None = None,
+    progress: BuildProgress | None = None,
+) -> Iterator[LinkDevice]:
+    """Build, flash and start a board with a model, or connect to the one at `port`.
+
+    Args:
+        board: which one.
+        model: what it should run; uploaded to a board at a port that runs another one and has RAM for it.
+        port: serial device or URL.
+        timeouts: of the link.
+        notice: told what people may want to know, in one line.
+        progress: told of each compiled file.
+
+    Raises:
+        InputError: the model does not fit, with the numbers; nothing has been built or flashed then.
+        MissingToolError: a compiler or emulator is not installed.
+        BoardError: the board does not start or stopped answering.
+    """
+    check_fit(model, board.limits, board.name)
+    image = flash(board, model, progress=progress) if port is None and board.start is not None else None
+    with start(board, image, port) as running:
+        try:
+            client = running.connect(timeouts)
+            if port is not None:
+                _upload_where_needed(client, model, notice)
+            yield LinkDevice(client, model, notice, running.details)
+        except LinkClosedError:
+            running.check()
+            raise
+
+
+def _upload_where_needed(client: LinkClient, model: TvitModel, notice: Callable[[str], None] | None) -> None:
+    try:
+        if client.model_info().signature.hex() == model.signature:
+            return
+    except RemoteError:
+        pass  # it has no usable model
+    if Capability.MODEL_RAM in client.hello.capabilities:
+        if notice:
+            notice(f"the board runs another model: uploading {model.name} ({model.file_bytes:,} bytes) to its RAM")
+        client.upload_model(model.file)
