@@ -11,7 +11,9 @@ uint64_t __udivdi3(uint64_t dividend, uint64_t divisor);
 uint64_t __umoddi3(uint64_t dividend, uint64_t divisor);
 int64_t __divdi3(int64_t dividend, int64_t divisor);
 
-uint64_t __udivdi3(uint64_t dividend, uint64_t divisor) { return __udivmoddi4(dividend, divisor, NULL); }
+uint64_t __udivdi3(uint64_t dividend, uint64_t divisor) {
+    return __udivmoddi4(dividend, divisor, NULL);
+}
 
 uint64_t __umoddi3(uint64_t dividend, uint64_t divisor) {
     uint64_t remainder;

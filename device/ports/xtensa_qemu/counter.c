@@ -49,8 +49,8 @@ void counter_synchronize(void) {
     const uint64_t first = extend(samples[0]);
     origin_count = count_at(first);
     origin_ticks = first;
-    // The phase under which the samples fall as they did: one fits, since 4 * 32 * i modulo 25 takes every value. None fits
-    // when the clock jumped in between; then the origin, but no difference of later counts, is off by one.
+    // The phase under which the samples fall as they did: one fits, since 4 * 32 * i modulo 25 takes every value. None
+    // fits when the clock jumped in between; then the origin, but no difference of later counts, is off by one.
     origin_phase = 0;
     for (uint32_t phase = 0; phase < tick_time; phase++) {
         uint32_t i = 1;
@@ -62,4 +62,6 @@ void counter_synchronize(void) {
     }
 }
 
-uint64_t counter_read(void) { return count_at(extend(read_ccount())); }
+uint64_t counter_read(void) {
+    return count_at(extend(read_ccount()));
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The machine: QEMU's kc705-nommu with the de212 core, as far as this port touches it. A simulator that boots the same
-// ELF implements this page: RAM, flash, UART, the FPGA's registers, PRID = number of the core, a2 = boot parameters or 0.
+// ELF implements this page: RAM, flash, UART, the FPGA's registers, PRID = number of the core, a2 = boot parameters or
+// 0.
 #ifndef XTENSA_QEMU_HARDWARE_H
 #define XTENSA_QEMU_HARDWARE_H
 

@@ -3,7 +3,9 @@
 
 #include "hardware.h"
 
-static volatile uint32_t *reg(uint32_t offset) { return hardware_register(UART_BASE + offset); }
+static volatile uint32_t *reg(uint32_t offset) {
+    return hardware_register(UART_BASE + offset);
+}
 
 void uart_init(void) {
     *reg(UART_IER) = 0;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -276,6 +277,10 @@ def _base(path: Path, content: Mapping[str, Any]) -> Board | None:
     other = path.parent / f"{name}.toml"
     if not isinstance(name, str) or name == path.stem or not other.is_file():
         raise BoardFileError(f"{path}: firmware_of {name!r}: there is no such board beside this file")
+    if re.search(r"^\s*firmware_of\s*=", other.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+        raise BoardFileError(
+            f"{path}: firmware_of {name!r}: that board's firmware is another one's, too; name that one"
+        )
     return load_board(other)
 
 

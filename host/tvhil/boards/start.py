@@ -95,11 +95,11 @@ class RunningBoard:
 
     def close(self) -> None:
         """End the process, give the line back. May be called twice."""
-        self.transport.close()
         process, self._process = self._process, None
+        ended_by_itself = process is not None and process.poll() is not None
+        self.transport.close()
         if process is None:
             return
-        ended_by_itself = process.poll() is not None
         process.terminate()
         try:
             process.wait(_END_PATIENCE)
