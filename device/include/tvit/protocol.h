@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 #define TVIT_LINK_VERSION 1u
-#define TVIT_LINK_MAGIC 0x4b4c5654u // "TVLK"
-#define TVIT_LINK_HEADER_BYTES 4u   // type u8, session u8, sequence u16
-#define TVIT_LINK_CRC_BYTES 4u      // CRC-32 of header and payload
+#define TVIT_LINK_MAGIC 0x4b4c5654u   // "TVLK"
+#define TVIT_LINK_HEADER_BYTES 4u     // type u8, session u8, sequence u16
+#define TVIT_LINK_CRC_BYTES 4u        // CRC-32 of header and payload
 #define TVIT_LINK_NUMBER_MASK 0xfff0u // of a sequence: the request's number; the other bits count its attempts
 #define TVIT_LINK_MIN_PAYLOAD 256u
 #define TVIT_LINK_LIMIT_PAYLOAD 4096u

@@ -247,8 +247,10 @@ class LinkClient:
         raise LinkError(f"{self.session.name}: the board reports its fault again after {_RESETS} resets; cut its power")
 
     def provoke(self, kind: TestFault) -> None:
-        """Make the board fail, where it is armed for that."""
-        self.session.ask(Ask(Request.TEST_FAULT, int(kind).to_bytes(4, "little"), answer_bytes=0))
+        """Make the board fail, where it is armed for that; the next request learns of it."""
+        ask = Ask(Request.TEST_FAULT, int(kind).to_bytes(4, "little"), answer_bytes=0)
+        with contextlib.suppress(BoardFaultError):  # the report may come along with the answer
+            self.session.ask(ask)
 
     def _write(self, region: Region, identifier: int, data: bytes, progress: Progress | None) -> None:
         def asks() -> Iterator[Ask]:

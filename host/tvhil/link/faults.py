@@ -36,9 +36,7 @@ class Corrupter:
         most: faults after which the line is good; None for no end.
     """
 
-    def __init__(
-        self, seed: int, rate: float, kinds: Sequence[FaultKind] = ALL_KINDS, most: int | None = None
-    ) -> None:
+    def __init__(self, seed: int, rate: float, kinds: Sequence[FaultKind] = ALL_KINDS, most: int | None = None) -> None:
         if not 0 <= rate < 1:
             raise ValueError("the rate is a probability below 1")
         self.counts: Counter[FaultKind] = Counter()
@@ -102,6 +100,7 @@ class FaultyTransport(Transport):
 
     def __init__(self, inner: Transport, outward: Corrupter, inward: Corrupter) -> None:
         self.name = f"{inner.name} (with faults)"
+        self.seconds_per_byte = inner.seconds_per_byte
         self._inner = inner
         self.outward = outward
         self.inward = inward

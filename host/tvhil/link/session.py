@@ -22,8 +22,7 @@ from tvhil.link.messages import ErrorCode, Event, Fault, HelloAnswer, Request
 from tvhil.link.transports import Transport
 
 _MOST_PENDING = 64
-_MOST_ANSWER_BYTES = 65536  # asked for at the same time
-_REMEMBERED = 1024  # transmissions whose answers tell about losses
+_REMEMBERED = 1024  # transmissions whose fate is open
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 128, 4096
 
 
@@ -33,7 +32,7 @@ class LinkTimeouts:
 
     Attributes:
         connect: until the board answers HELLO (it may be starting, or loading a model).
-        request: until one request is answered, repeats included.
+        request: without an answer to anything, repeats included.
         run: without a sign of life from a run.
         load: until a model is checked.
         first_repeat: until the first repeat, as long as no round trip has been measured.
@@ -107,13 +106,16 @@ class _Pending:
     order: int = 0  # of its last transmission
     first_sent: float = 0.0
     sent: float = 0.0
-    wait: float = 0.0  # until the next repeat
-    started: bool = False  # PROGRESS has come
-    heard: float = 0.0
+    on_line: float = 0.0  # seconds that request and answer take on the line, as far as that is known
+    backoff: int = 1
+    lost: bool = False  # at least once, as a later frame or a bad one told
+    started: bool = False  # PROGRESS has come: from now on
+    heard: float = 0.0  # when it came last
+    probe: float = 0.0  # and how long to wait before asking again
 
 
 class RoundTrip:
-    """Time until a repeat, by RFC 6298."""
+    """Time until a repeat, by RFC 6298; what its section 3 leaves out, a repeated request, is measured too."""
 
     def __init__(self, timeouts: LinkTimeouts) -> None:
         self._timeouts = timeouts
@@ -121,7 +123,7 @@ class RoundTrip:
         self._deviation = 0.0
 
     def sample(self, seconds: float) -> None:
-        """A measured round trip, of a request that was sent once."""
+        """A measured round trip."""
         if self._mean is None:
             self._mean, self._deviation = seconds, seconds / 2
         else:
@@ -134,7 +136,9 @@ class RoundTrip:
         limits = self._timeouts
         if self._mean is None:
             return limits.first_repeat
-        return min(max(self._mean + 4 * self._deviation, limits.least_repeat), limits.most_repeat)
+        # Three times the mean at least: on a serial line it hardly varies, until the frames get twice as long.
+        seconds = self._mean + max(4 * self._deviation, 2 * self._mean)
+        return min(max(seconds, limits.least_repeat), limits.most_repeat)
 
 
 class Chunking:
@@ -196,9 +200,12 @@ class Session:
         self._session = 0
         self._number = self._random.randrange(4096)
         self._order = 0
-        self._sent_orders: OrderedDict[int, int] = OrderedDict()  # sequence -> order of that transmission
+        # Transmissions that the board has not told the fate of, oldest first: sequence -> order, time. Each of them, a
+        # needless repeat too, brings back one frame or one bad frame, so a bad frame never costs more than one repeat.
+        self._flight: OrderedDict[int, tuple[int, float]] = OrderedDict()
         self._pending: OrderedDict[int, _Pending] = OrderedDict()  # by number, in order of transmission
-        self._last_heard = 0.0
+        self._last_frame = 0.0  # good or bad
+        self._last_heard = 0.0  # good, and of this session
         self._run_seconds = 0.0
         self._opening = False
         self._answers: dict[int, bytes] = {}
@@ -267,7 +274,7 @@ class Session:
         self._pending.clear()
         self._answers = {}
         self._done = done
-        self._last_heard = begin
+        self._last_frame = self._last_heard = begin
         waiting = iter(asks)
         following = next(waiting, None)
         count = 0
@@ -292,7 +299,7 @@ class Session:
             return False
         size = _line_bytes(len(ask.payload)) + sum(one.line_bytes for one in self._pending.values())
         answers = (ask.answer_bytes or 0) + sum(one.ask.answer_bytes or 0 for one in self._pending.values())
-        return size <= self.hello.window and answers <= _MOST_ANSWER_BYTES
+        return size <= self.hello.window and answers <= self.hello.window
 
     def _transmit(self, pending: _Pending) -> None:
         sequence = pending.number << 4 | pending.attempts & 15
@@ -305,38 +312,63 @@ class Session:
         pending.sent = now
         if pending.attempts == 0:
             pending.first_sent = now
-            pending.wait = max(self._round_trip.wait, pending.ask.least_repeat)
+            pending.on_line = (len(data) + (pending.ask.answer_bytes or 0)) * self.transport.seconds_per_byte
         elif not self._opening:  # a board that is still starting has lost nothing
             self.statistics.retries += 1
         pending.attempts += 1
         self._pending[pending.number] = pending
         self._pending.move_to_end(pending.number)
-        self._sent_orders[sequence] = pending.order
-        self._sent_orders.move_to_end(sequence)
-        while len(self._sent_orders) > _REMEMBERED:
-            self._sent_orders.popitem(last=False)
+        self._flight[sequence] = pending.order, now
+        self._flight.move_to_end(sequence)
+        while len(self._flight) > _REMEMBERED:
+            self._flight.popitem(last=False)
         self.statistics.bytes_sent += len(data)
         self.statistics.frames += 1
 
     def _deadline(self, pending: _Pending) -> float:
-        base = max(pending.sent, pending.heard if pending.ask.runs else self._last_heard)
-        return base + pending.wait
+        if pending.started:
+            return max(pending.sent, pending.heard) + pending.probe
+        wait = self._round_trip.wait
+        # Backing off, but with a dozen attempts before patience ends: half of the frames may be lost.
+        wait = max(wait, min(wait * pending.backoff, self._patience(pending.ask) / 16))
+        return max(pending.sent, self._last_frame) + max(wait + pending.on_line, pending.ask.least_repeat)
+
+    def _patience(self, ask: Ask) -> float:
+        return self.timeouts.request if ask.patience is None else ask.patience
 
     def _receive(self) -> None:
         oldest = next(iter(self._pending.values()))
         data = self.transport.read(max(0.0, self._deadline(oldest) - self.transport.clock()))
         self.statistics.bytes_received += len(data)
         for frame in self._decoder.feed(data):
+            since, self._last_frame = self._last_frame, self.transport.clock()
             if frame is None:
                 self.statistics.crc_errors += 1
-                self._repeat_oldest()
+                self._lose_oldest()
             else:
                 self.statistics.frames += 1
-                self._handle(frame)
+                self._handle(frame, since)
 
-    def _repeat_oldest(self) -> None:
-        if self._pending:
-            self._transmit(next(iter(self._pending.values())))
+    def _lose_oldest(self) -> None:
+        """A bad frame, here or there: the fate of the oldest transmission."""
+        if self._flight:
+            self._repeat_lost([self._flight.popitem(last=False)])
+
+    def _lose_up_to(self, sequence: int) -> None:
+        """A frame that answers this transmission: no earlier one will be answered any more."""
+        if sequence not in self._flight:
+            return
+        lost = []
+        while (oldest := self._flight.popitem(last=False))[0] != sequence:
+            lost.append(oldest)
+        self._repeat_lost(lost)
+
+    def _repeat_lost(self, transmissions: list[tuple[int, tuple[int, float]]]) -> None:
+        for sequence, (order, _) in transmissions:
+            pending = self._pending.get(sequence >> 4)
+            if pending is not None and pending.order == order:
+                pending.lost = True
+                self._transmit(pending)
 
     def _repeat_late(self) -> None:
         if not self._pending:
@@ -346,33 +378,33 @@ class Session:
         if now < self._deadline(pending):
             return
         ask = pending.ask
-        if ask.runs and pending.started:
+        if pending.started:
             if now - pending.heard > self.timeouts.run:
                 raise LinkTimeoutError(
                     f"{self.name}: the run gives no sign of life for {self.timeouts.run:g} s: "
                     "the board hangs, or is slower than that; reset it or allow it more time"
                 )
-            pending.wait = min(2 * pending.wait, self.timeouts.run / 4)
+            pending.probe = min(2 * pending.probe, self.timeouts.run / 4)
             self.statistics.probes += 1
             self.statistics.retries -= 1
         else:
-            patience = self.timeouts.request if ask.patience is None else ask.patience
-            if now - pending.first_sent > patience:
+            patience = self._patience(ask)
+            if now - max(pending.first_sent, self._last_heard) > patience:
                 raise LinkTimeoutError(
                     f"{self.name}: {ask.type.name} was not answered for {patience:g} s ({pending.attempts} attempts): "
                     "the board hangs or was unplugged"
                 )
-            limit = max(ask.least_repeat, min(self.timeouts.most_repeat, patience / 4))
-            pending.wait = min(2 * pending.wait, limit)
+            pending.backoff = min(2 * pending.backoff, 64)
             self.statistics.timeouts += 1
         self._transmit(pending)
 
-    def _handle(self, frame: Frame) -> None:
+    def _handle(self, frame: Frame, since: float) -> None:
         if frame.type == Event.BOOT:
             if not self._opening:
                 reason = frame.payload[messages.BOOT.size :].decode("utf-8", "replace") or "it does not tell why"
                 raise BoardResetError(f"{self.name}: the board restarted ({reason})")
-            self._repeat_oldest()  # it may not have heard HELLO
+            for unheard in list(self._pending.values()):  # HELLO, before it was there
+                self._transmit(unheard)
             return
         if frame.type == Event.LOG:
             if self._log is not None:
@@ -380,7 +412,7 @@ class Session:
             return
         if frame.type == Event.NAK:
             self.statistics.naks += 1
-            self._repeat_oldest()
+            self._lose_oldest()
             return
         pending = self._pending.get(frame.sequence >> 4)
         if frame.type == Event.FAULT:
@@ -392,20 +424,19 @@ class Session:
             return
         now = self.transport.clock()
         self._last_heard = now
-        order = self._sent_orders.get(frame.sequence)
         if pending is not None and frame.type == Event.PROGRESS:
             pending.started = True
             pending.heard = now
-            pending.wait = max(4 * self._round_trip.wait, 1.25 * self._run_seconds)
+            expected = max(4 * self._round_trip.wait, 1.25 * self._run_seconds)
+            pending.probe = min(expected, self.timeouts.run / 4)
         elif pending is not None and frame.type == Event.ERROR:
             raise self._remote_error(pending.ask.type, frame.payload)
         elif pending is not None and frame.type == pending.ask.type | messages.ANSWER:
-            self._accept(pending, frame, now)
-        if order is not None:
-            for lost in [one for one in self._pending.values() if one.order < order]:
-                self._transmit(lost)
+            self._accept(pending, frame, now, since)
+        if frame.type != Event.PROGRESS:
+            self._lose_up_to(frame.sequence)
 
-    def _accept(self, pending: _Pending, frame: Frame, now: float) -> None:
+    def _accept(self, pending: _Pending, frame: Frame, now: float, since: float) -> None:
         ask = pending.ask
         if ask.answer_bytes is not None and len(frame.payload) != ask.answer_bytes:
             raise LinkError(
@@ -415,10 +446,11 @@ class Session:
         del self._pending[pending.number]
         if ask.runs:
             self._run_seconds = now - pending.first_sent
-        elif pending.attempts == 1:
-            self._round_trip.sample(now - pending.sent)
+        elif frame.sequence in self._flight:  # the attempt is known, so a repeated request is no less sure
+            _, sent = self._flight[frame.sequence]
+            self._round_trip.sample(now - max(sent, since))  # without the answers queued before it
         if ask.chunk:
-            self.chunking.record(pending.attempts > 1)
+            self.chunking.record(pending.lost)
         self._answers[pending.index] = frame.payload
         if self._done is not None:
             self._done(ask)

@@ -24,9 +24,11 @@ class Transport(ABC):
 
     Attributes:
         name: how messages call it.
+        seconds_per_byte: that the line takes, as far as it is known.
     """
 
     name: str
+    seconds_per_byte: float = 0.0
 
     @abstractmethod
     def read(self, timeout: float) -> bytes:
@@ -65,11 +67,12 @@ class SerialTransport(Transport):
 
     def __init__(self, url: str, baud: int = 115200) -> None:
         self.name = url
+        self.seconds_per_byte = 10 / baud  # start and stop bit
         self._gone = f"{url}: the port is gone (cable unplugged, or the emulator ended)"
         try:
             # A short timeout: to change it later would set up the port again. Two hosts would share the bytes.
-            options = {"exclusive": True} if "://" not in url else {}
-            self._port = serial.serial_for_url(url, baud, timeout=0.02, write_timeout=_WRITE_TIMEOUT, **options)
+            local = {} if "://" in url else {"exclusive": True, "write_timeout": _WRITE_TIMEOUT}
+            self._port = serial.serial_for_url(url, baud, timeout=0.02, **local)
         except (serial.SerialException, OSError, ValueError) as error:
             raise LinkClosedError(f"{url}: cannot open the port: {error}") from error
         self._waitable = False
@@ -114,6 +117,8 @@ class SocketTransport(Transport):
     def __init__(self, stream: socket.socket, name: str) -> None:
         self.name = name
         self._stream = stream
+        self._stream.setblocking(False)
+        self._arrived = b""  # while writing
 
     @classmethod
     def connect(cls, host: str, port: int, timeout: float = 5.0) -> SocketTransport:
@@ -128,24 +133,36 @@ class SocketTransport(Transport):
 
     def read(self, timeout: float) -> bytes:
         """As `Transport.read`."""
+        if self._arrived:
+            data, self._arrived = self._arrived, b""
+            return data
         try:
             ready, _, _ = select.select([self._stream], [], [], max(0.0, timeout))
-            if not ready:
-                return b""
-            data = self._stream.recv(_READ)
+            return self._receive() if ready else b""
         except (OSError, ValueError) as error:
             raise LinkClosedError(f"{self.name}: the connection is gone ({error})") from error
+
+    def _receive(self) -> bytes:
+        data = self._stream.recv(_READ)
         if not data:
             raise LinkClosedError(f"{self.name}: the board closed the connection")
         return data
 
     def write(self, data: bytes) -> None:
-        """As `Transport.write`."""
+        """As `Transport.write`. Takes what arrives meanwhile: the board may not read on before it has answered."""
+        left = memoryview(data)
+        deadline = time.monotonic() + _WRITE_TIMEOUT
         try:
-            self._stream.settimeout(_WRITE_TIMEOUT)
-            self._stream.sendall(data)
-        except TimeoutError as error:
-            raise LinkError(f"{self.name}: the board takes no bytes (is its firmware running?)") from error
+            while left:
+                with contextlib.suppress(BlockingIOError):
+                    left = left[self._stream.send(left) :]
+                    continue
+                patience = deadline - time.monotonic()
+                readable, writable, _ = select.select([self._stream], [self._stream], [], max(0.0, patience))
+                if readable:
+                    self._arrived += self._receive()
+                elif not writable:
+                    raise LinkError(f"{self.name}: the board takes no bytes (is its firmware running?)")
         except (OSError, ValueError) as error:
             raise LinkClosedError(f"{self.name}: the connection is gone ({error})") from error
 
