@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "predict latency and memory on a board"),
     "build": ("build", "build the firmware of a board"),
     "flash": ("flash", "put firmware and model on a board"),
+    "bench": ("bench", "measure kernels and models on a board, compare with an earlier measurement"),
+    "profile": ("profile", "show where the cycles of an inference go, on a board with a cycle model"),
     "run-eval": ("run_eval", "stream a dataset to a board and compare every logit"),
     "demo": ("demo", "64 handwritten digits on the default emulator"),
 }

@@ -52,6 +52,16 @@ class Recording:
     parameters: dict[str, int]
     warnings: list[str]
 
+    def timeline(self) -> list[tuple[str, int, float]]:
+        """(operator, first cycle, cycles), on the clock of the samples; what happens between operators is left out."""
+        inside = (cycle for cycle, stack in self.samples.sequence if _EXECUTE in stack)
+        start = float(next(inside, 0))
+        spans = []
+        for name, cycles in self.operators:
+            spans.append((name, round(start), cycles))
+            start += cycles
+        return spans
+
 
 class Recorder:
     """A firmware on a simulator, with a model in its flash.

@@ -85,22 +85,26 @@ def tables(
     profile = result["profile"]
     cycles = profile["totals"]["cycles"]
     yield _totals_table(result)
-    yield _table(
-        "Functions, their own cycles",
-        ("cycles", "share", "instructions", "CPI", "waits for", "function"),
-        [_cost_row(row, cycles, row["name"]) for row in profile["functions"][:functions]],
-    )
+    if functions:
+        yield table(
+            "Functions, their own cycles",
+            ("cycles", "share", "instructions", "CPI", "waits for", "function"),
+            [_cost_row(row, cycles, row["name"]) for row in profile["functions"][:functions]],
+            ("waits for", "function"),
+        )
     if lines:
-        yield _table(
+        yield table(
             "Source lines",
             ("cycles", "share", "instructions", "CPI", "waits for", "line"),
             [_cost_row(row, cycles, _line_text(row)) for row in profile["lines"][:lines]],
+            ("waits for", "line"),
         )
     if loops:
-        yield _table(
+        yield table(
             "Loops, without the loops inside them",
             ("cycles", "share", "iterations", "entries", "cycles each", "loop"),
             [_loop_row(row, cycles) for row in profile["loops"][:loops]],
+            ("loop",),
         )
     for schedule in recording.schedules[:loops]:
         yield Text("\n" + "\n".join(render(schedule, program)))
@@ -111,9 +115,9 @@ def _totals_table(result: Mapping[str, Any]) -> RenderableType:
     from rich.table import Table
 
     totals, latency = result["profile"]["totals"], result["latency"]
-    table = Table(title=f"{result['model']['name']} on {result['board']['name']}", box=SIMPLE, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
+    made = Table(title=f"{result['model']['name']} on {result['board']['name']}", box=SIMPLE, show_header=False)
+    made.add_column(style="bold")
+    made.add_column()
     rate = totals["mac_per_cycle"]
     rows = [
         ("cycles of the inference", f"{latency['measured']['mean']:,.0f}, as the firmware counts them"),
@@ -129,8 +133,8 @@ def _totals_table(result: Mapping[str, Any]) -> RenderableType:
     ]
     for name, value in rows:
         if value:
-            table.add_row(name, value)
-    return table
+            made.add_row(name, value)
+    return made
 
 
 def _named(values: Mapping[str, int], whole: int) -> str:
@@ -176,16 +180,20 @@ def _loop_row(row: Mapping[str, Any], cycles: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str]) -> RenderableType:
+    """A table of numbers, aligned to the right, and of `text` columns; the last column is cut where the screen ends."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    made = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for i, name in enumerate(columns):
-        last = i == len(columns) - 1
-        justify: Literal["left", "right"] = "left" if last or name == "waits for" else "right"
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", ratio=1 if last else None)
+        justify: Literal["left", "right"] = "left" if name in text else "right"
+        if i == len(columns) - 1:
+            made.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")
+        else:
+            width = max(len(cell) for cell in (name, *(row[i] for row in rows)))
+            made.add_column(name, justify=justify, no_wrap=True, min_width=width)
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    return table
+        made.add_row(*(escape(cell) for cell in row))
+    return made

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure kernels alone and whole models on a board: what each costs for a multiply-accumulate.
+
+Kernels run at the shapes of DeiT-Tiny's and DeiT-Small's blocks, whole models with random weights where they are no
+file; every logit is checked against the prediction. The unit is the board's: cycles in lx7sim and on silicon,
+instructions in QEMU, seconds on the host. The JSON names commit, board, unit and the parameters of the cycle model, and
+--compare refuses figures that mean different things."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvhil.commands.common import EMBEDDED_MODEL, add_json, emit, notice, stdout
+from tvhil.errors import BoardError, ExitCode, InputError, MismatchError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from tvhil.boards import Board
+    from tvhil.evaluation.device import Device, DeviceFacts
+    from tvhil.packing import TvitModel
+
+EXAMPLES = """\
+examples:
+  tvhil bench --board lx7sim --json b.json                  kernels, the digits model, an untrained DeiT-Tiny
+  tvhil bench --board lx7sim --kernels --compare b.json     kernels only, against an earlier result
+  tvhil bench --board qemu-xtensa --model m.tvit --model digits --json q.json
+  tvhil bench --compare b.json --with c.json                two results, nothing is run
+"""
+_DEFAULT_MODELS = ("digits", "deit_tiny")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `tvhil bench`."""
+    parser.add_argument("--board", help="name of a board (see `tvhil boards`)")
+    parser.add_argument("--kernels", action="store_true", help="kernels alone; with --model both")
+    parser.add_argument(
+        "--model", metavar="M", action="append", default=[],
+        help="a .tvit file, an architecture (see `tvhil models`; random weights), or digits; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--images", metavar="N", type=int, help="of each model (default: 1 on an emulator, else 5)")
+    parser.add_argument("--port", help="serial port or URL of the board, where there is a choice")
+    parser.add_argument("--compare", metavar="FILE", type=Path, help="JSON of an earlier bench: print the ratios to it")
+    parser.add_argument("--with", metavar="FILE", type=Path, dest="other", help="compare that result, run nothing")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, report, compare."""
+    from tvhil.boards import load_board
+    from tvhil.profiling.benchmark import check_comparable, parameters, read_bench
+
+    earlier = read_bench(options.compare) if options.compare is not None else None
+    if options.other is not None:
+        if earlier is None or options.board is not None:
+            raise UsageError("--with FILE compares two results: name the earlier one with --compare, and no board")
+        report = read_bench(options.other)
+        emit(options, report, _comparison(earlier, report))
+        return ExitCode.OK
+    if options.board is None:
+        raise UsageError("name a board with --board (see `tvhil boards`)")
+    if options.images is not None and options.images < 1:
+        raise UsageError("--images must be at least 1")
+    board = load_board(options.board)
+    if earlier is not None:
+        # Before minutes of measuring, not after.
+        check_comparable(earlier, board.counter.unit, parameters(board.cycle_model))
+    report = _measure(options, board)
+    emit(options, report, _tables(report))
+    if earlier is not None and str(options.json) != "-":
+        for made in _comparison(earlier, report):
+            stdout().print(made)
+    return ExitCode.OK
+
+
+def _measure(options: argparse.Namespace, board: Board) -> dict[str, Any]:
+    """Measure what was asked for. What is measured already is written when something stops it."""
+    from tvhil.evaluation.prepare import model_facts
+    from tvhil.evaluation.report import write_report
+    from tvhil.evaluation.session import open_device
+    from tvhil.profiling.benchmark import WIDTHS, bench_report, measure, measure_kernels, model_row
+
+    images = options.images or (1 if board.kind == "emulator" else 5)
+    models = [_model(name) for name in options.model or ([] if options.kernels else _DEFAULT_MODELS)]
+    _check_models(models, board)
+    widths = WIDTHS if options.kernels or not options.model else ()
+    facts: DeviceFacts | None = None
+    kernels: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+
+    def opened(model: TvitModel) -> AbstractContextManager[Device]:
+        return open_device(board, model, port=options.port, notice=notice)
+
+    try:
+        for width in widths:
+            try:
+                found, facts = measure_kernels(opened, width, images, notice=notice)
+            except InputError as error:
+                notice(f"the shapes of {width.name} are left out: {error}")
+                continue
+            kernels += found
+        for model, file in models:
+            notice(f"{model.name}: {model.info.macs:,} multiply-accumulates, {images} image{'s' * (images > 1)}")
+            measured = measure(opened, model, images)
+            facts = measured.facts
+            rows.append(model_row(measured, model_facts(model, file)))
+    except (KeyboardInterrupt, BoardError, MismatchError):
+        if options.json is not None and str(options.json) != "-" and (kernels or rows):
+            write_report(bench_report(board, facts, kernels, rows, complete=False), options.json)
+            notice(f"what was measured before is in {options.json}")
+        raise
+    return bench_report(board, facts, kernels, rows, complete=True)
+
+
+def _check_models(models: list[tuple[TvitModel, str]], board: Board) -> None:
+    from tvhil.prediction.memory import check_fit
+
+    for model, _ in models:
+        check_fit(model, board.limits, board.name)
+
+
+def _model(name: str) -> tuple[TvitModel, str]:
+    """A model by file, architecture or `digits`, and what to call its file."""
+    from tvhil.models import list_models, model_config
+    from tvhil.packing import read_model
+    from tvhil.profiling.benchmark import untrained_model
+
+    if name == "digits":
+        return read_model(EMBEDDED_MODEL), str(EMBEDDED_MODEL)
+    if name.endswith(".tvit") or Path(name).is_file():
+        return read_model(Path(name)), name
+    try:
+        config = model_config(name)
+    except UsageError:
+        raise UsageError(
+            f"--model {name}: neither a .tvit file, nor digits, nor an architecture ({', '.join(list_models())})"
+        ) from None
+    return untrained_model(name, config), f"{name}, random weights"
+
+
+def _tables(report: dict[str, Any]) -> Iterator[RenderableType]:
+    from tvhil.profiling.report import table
+
+    unit, board = report["latency"]["unit"], report["board"]["name"]
+    one = {"cycles": "cycle", "instructions": "instruction", "seconds": "second"}.get(unit, "unit")
+    if report["kernels"]:
+        rows = [
+            [
+                row["id"] + (" *" if row["derived"] else ""), _number(row["cost"]), _number(row["macs"]),
+                _number(row["per_mac"]), _number(row["mac_per_unit"]), _number(row["per_value"]),
+            ]
+            for row in report["kernels"]
+        ]  # fmt: skip
+        columns = ("kernel", unit, "MAC", f"{unit}/MAC", f"MAC/{one}", f"{unit}/value")
+        yield table(f"Kernels on {board}; *: the difference of two measurements", columns, rows, ("kernel",))
+    if report["models"]:
+        rows = [
+            [
+                row["id"], _number(row["latency"]["measured"]["mean"]), _number(row["macs"]), _number(row["per_mac"]),
+                _number(row["mac_per_unit"]), f"{row['logits']['bit_exact']} of {row['logits']['images']}",
+            ]
+            for row in report["models"]
+        ]  # fmt: skip
+        columns = ("model", unit, "MAC", f"{unit}/MAC", f"MAC/{one}", "bit-exact")
+        yield table(f"Models on {board}", columns, rows, ("model",))
+
+
+def _comparison(earlier: dict[str, Any], report: dict[str, Any]) -> Iterator[RenderableType]:
+    from tvhil.profiling.benchmark import compare
+    from tvhil.profiling.report import table
+
+    comparison = compare(earlier, report)
+    names = [_bench_name(bench) for bench in (earlier, report)]
+    rows = [[name, _number(a), _number(b), f"{b / a:.4f}" if a else ""] for name, a, b in comparison.rows]
+    if comparison.mean_ratio is not None:
+        rows.append(["geometric mean", "", "", f"{comparison.mean_ratio:.4f}"])
+    yield table(f"{names[1]} against {names[0]}", ("what", "before", "after", "ratio"), rows, ("what",))
+    if comparison.missing:
+        some = ", ".join(comparison.missing[:3]) + (" …" if len(comparison.missing) > 3 else "")
+        notice(f"{len(comparison.missing)} figures are in one of the two only: {some}")
+
+
+def _bench_name(bench: dict[str, Any]) -> str:
+    commit = bench["commit"]
+    suffix = f" at {commit['hash'][:8]}{' (changed)' * commit['dirty']}" if commit else ""
+    return f"{bench['board']['name']}{suffix}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
