@@ -87,13 +87,17 @@ def load_fp32(options: argparse.Namespace) -> VisionTransformer:
     return model
 
 
+def check_calibration(options: argparse.Namespace) -> None:
+    """Refuse a place of data without the name of its dataset."""
+    if options.data is not None and options.calibrate is None:
+        raise UsageError("--data is the place of the dataset that --calibrate names")
+
+
 def calibration_images(options: argparse.Namespace, config: ViTConfig) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     """Images `[B][H][W][C]` to calibrate on, and the names of the dataset's classes where they are the model's."""
     import numpy as np
 
     if options.calibrate is None:
-        if options.data is not None:
-            raise UsageError("--data is the place of the dataset that --calibrate names")
         from tvhil.quantization.convert import synthetic_images
 
         notice("activation scales are found on synthetic pictures; for accuracy give --calibrate DATASET --data PATH")

@@ -13,6 +13,7 @@ from tvhil.commands.checkpoint_options import (
     add_architecture,
     add_quantization,
     calibration_images,
+    check_calibration,
     load_fp32,
     quantization_config,
 )
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--untrained takes no checkpoint, and --arch NAME tells the architecture")
     if not options.untrained and options.checkpoint is None:
         raise UsageError("name a checkpoint, or give --arch NAME --untrained for random weights")
+    check_calibration(options)
     started = time.monotonic()
     with stderr().status("quantizing"):
         vit = _untrained(options) if options.untrained else _from_checkpoint(options)
@@ -98,6 +100,8 @@ def _untrained(options: argparse.Namespace) -> IntegerViT:
         options.arch, image_size=options.image_size, patch_size=options.patch_size, num_classes=options.classes
     )
     images, names = _images(options, config)
+    if options.calibration is None:
+        options.calibration = "absmax"  # the quickest; random weights have no accuracy to lose
     quantized = quantize_model(random_model(config, options.seed), images, quantization_config(options))
     return to_integer(
         quantized,

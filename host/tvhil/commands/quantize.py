@@ -12,6 +12,7 @@ from tvhil.commands.checkpoint_options import (
     add_architecture,
     add_quantization,
     calibration_images,
+    check_calibration,
     load_fp32,
     quantization_config,
 )
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Quantize a checkpoint."""
     from tvhil.quantization import quantize_model, save_quantized
 
+    check_calibration(options)
     model = load_fp32(options).eval()
     images, _ = calibration_images(options, model.config)
     config = quantization_config(options)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tvhil.evaluation.journal import Journal
     from tvhil.evaluation.report import Summary
     from tvhil.evaluation.run import Input
+    from tvhil.link import LinkTimeouts
     from tvhil.packing import TvitModel
 
 EXAMPLES = """\
@@ -57,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="run a class-balanced subset of N images")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the subset (default 0)")
     parser.add_argument("--port", help="serial port or URL of the board, where there is a choice")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, help="give up on a board that shows no sign of life for so long"
+    )
     parser.add_argument("--journal", metavar="FILE", type=Path, help="journal (default: beside --json, or in runs/)")
     parser.add_argument("--resume", action="store_true", help="continue the journal of an earlier run")
     parser.add_argument("--overwrite", action="store_true", help="start over although the journal is not finished")
@@ -81,8 +85,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             f"{options.dataset} needs --model FILE.tvit; only digits has an embedded model ({EMBEDDED_MODEL.name})"
         )
-    model, file = open_model(options.model)
+    _timeouts(options)
     board = load_board(options.board)
+    model, file = open_model(options.model)
     check_fit(model, board.limits, board.name)
     dataset = open_dataset(
         options.dataset, options.data, split=options.split, limit=options.limit, seed=options.seed,
@@ -120,7 +125,6 @@ def run(options: argparse.Namespace) -> int:
 def _evaluate(
     options: argparse.Namespace, board: Board, model: TvitModel, journal: Journal, inputs: list[Input]
 ) -> Summary:
-    from tvhil.boards import build
     from tvhil.evaluation.run import Evaluation
     from tvhil.evaluation.session import open_device
     from tvhil.prediction import Predictor
@@ -132,12 +136,10 @@ def _evaluate(
     if not left and evaluation.summary.memory is not None:
         return evaluation.summary
     try:
-        # The firmware is built first, under a progress bar of its own.
-        if options.port is None and board.firmware is not None:
-            with building() as progress:
-                build(board, progress)
+        if options.port is None:
+            _make_ready(board)
         with (
-            open_device(board, model, port=options.port, notice=notice) as device,
+            open_device(board, model, port=options.port, timeouts=_timeouts(options), notice=notice) as device,
             _progress(len(inputs), evaluation.summary.images, each=options.each) as finished,
         ):
             return evaluation.run(device, inputs, finished)
@@ -147,6 +149,28 @@ def _evaluate(
             "run the same command with --resume to continue"
         )
         raise
+
+
+def _make_ready(board: Board) -> None:
+    """Build the firmware under a progress bar of its own, but not for an emulator that is not there."""
+    from tvhil.boards import build
+    from tvhil.boards.tools import find_program
+
+    if board.start is not None and board.start.package:
+        find_program(board.start.command[0], board.start.package, board.name)
+    if board.firmware is not None:
+        with building() as progress:
+            build(board, progress)
+
+
+def _timeouts(options: argparse.Namespace) -> LinkTimeouts | None:
+    if options.timeout is None:
+        return None
+    if not options.timeout > 0:
+        raise UsageError(f"--timeout must be positive, not {options.timeout}")
+    from tvhil.link import LinkTimeouts
+
+    return LinkTimeouts(**dict.fromkeys(("connect", "request", "run", "load"), options.timeout))
 
 
 @contextmanager
