@@ -111,13 +111,14 @@ class Assembler:
         return f".{self._unique}"
 
     def align(self, n: int) -> None:
+        """Fills with zero bytes, which must not be executed."""
         self.image += bytes(-len(self.image) % n)
 
-    def origin(self, offset: int) -> None:
-        """Goes on at base + offset, past everything so far."""
-        if offset < len(self.image):
-            raise ValueError("origin goes back")
-        self.image += bytes(offset - len(self.image))
+    def align_code(self, phase: int = 0) -> None:
+        """Fills with no-operations up to an address that is phase modulo four."""
+        padding = {0: (), 1: ("nop.n", "nop"), 2: ("nop.n",), 3: ("nop",)}
+        for name in padding[(phase - len(self.image)) % 4]:
+            self(name)
 
     def vector(self, offset: int, code: Callable[[], None]) -> None:
         """Puts code into the vector page."""

@@ -122,7 +122,7 @@ const char *lx7_parameter_name(int i);
  */
 int lx7_set_option(lx7_sim_t *sim, const char *name, int64_t value);
 
-/* Contents of the flash window at 0x70000000 and 0x90000000 (at most 128 MB); the rest reads 0xff. */
+/* Contents of the flash window at 0x70000000 and 0x90000000, at most 128 MB; 0xff to the end of its last 64 KB, then 0. */
 int lx7_load_flash(lx7_sim_t *sim, const char *path);
 /* Loads an ELF file's segments and resets the cores, as QEMU's -kernel does. */
 int lx7_load_elf(lx7_sim_t *sim, const char *path);

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of lx7sim's cycle model, each shown by a loop that needs exactly the cycles the rule says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lx7sim_programs import LX7SIM, SCRATCH, Program
+
+from tvhil.lx7sim import CONFIG, REGIONS, REPOSITORY, STALLS, Simulator, Totals
+
+TURNS = 64
+FLASH = 0x90000000
+Body = Callable[[Program], None]
+
+
+def pie(p: Program, mnemonic: str, **operands: int) -> None:
+    """Emits a vector instruction."""
+    p.raw(pie_tables.encode(BY_NAME[mnemonic], operands))
+
+
+def load_tables() -> object:
+    spec = importlib.util.spec_from_file_location("pie_tables", REPOSITORY / "tools" / "pie_tables.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pie_tables"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+pie_tables = load_tables()
+BY_NAME = {opcode.mnemonic: opcode for opcode in pie_tables.read_opcodes()}  # type: ignore[attr-defined]
+
+
+def nothing(p: Program) -> None:
+    """No set-up."""
+
+
+def totals(folder: Path, body: Body, turns: int, setup: Body, flash: bytes | None = None, **parameters: int) -> Totals:
+    p = Program(LX7SIM)
+    setup(p)
+    end = p.new_label()
+    p.li(11, turns)
+    p.align_code(1)  # the body starts at a multiple of four
+    p("loop", 11, end)
+    body(p)
+    p.label(end)
+    path = folder / f"{turns}.elf"
+    path.write_bytes(p.finish())
+    image = folder / "flash.bin"
+    if flash is not None:
+        image.write_bytes(flash)
+    named = {name.replace("__", "."): value for name, value in parameters.items()}
+    with Simulator(pie=True, parameters=named, max_cycles=50_000_000, flash=image if flash is not None else None) as simulator:
+        simulator.load(path)
+        simulator.run_to_exit()
+        rows = simulator.pcs()
+        result = simulator.totals()
+        assert int(rows["count"].sum() + rows["stall"].sum()) == result.cycles, "every cycle is an instruction or a stall"
+        return result
+
+
+def per_turn(folder: Path, body: Body, setup: Body = nothing, **parameters: int) -> int:
+    """Cycles of one turn of a zero-overhead loop around body."""
+    once, twice = (totals(folder, body, n * TURNS, setup, **parameters).cycles for n in (1, 2))
+    cycles, rest = divmod(twice - once, TURNS)
+    assert rest == 0
+    return cycles
+
+
+def instructions(*listing: tuple[object, ...]) -> Body:
+    def body(p: Program) -> None:
+        for name, *operands in listing:
+            p(name, *operands)  # type: ignore[arg-type]
+
+    return body
+
+
+def pointer(p: Program) -> None:
+    p.li(2, p.base + SCRATCH)
+    p.li(3, p.base + SCRATCH + 256)
+
+
+def test_a_zero_overhead_loop_of_n_independent_instructions_takes_n_cycles(tmp_path: Path) -> None:
+    for n in (1, 2, 7):
+        assert per_turn(tmp_path, instructions(*[("addi", 4, 4, 1)] * n)) == n
+
+
+def test_a_loaded_register_used_by_the_next_instruction_costs_one_bubble(tmp_path: Path) -> None:
+    assert per_turn(tmp_path, instructions(("l32i", 4, 2, 0), ("add", 5, 4, 4)), pointer) == 3
+    assert per_turn(tmp_path, instructions(("l32i", 4, 2, 0), ("nop",), ("add", 5, 4, 4)), pointer) == 3
+    assert per_turn(tmp_path, instructions(("l32i", 4, 2, 0), ("add", 5, 4, 4)), pointer, latency__load=4) == 5
+
+
+def test_a_store_of_the_register_just_loaded_waits_unless_its_data_is_read_late(tmp_path: Path) -> None:
+    copy = instructions(("l32i", 4, 2, 0), ("s32i", 4, 3, 0))
+    assert per_turn(tmp_path, copy, pointer, latency__store_data_late=0) == 3
+    assert per_turn(tmp_path, copy, pointer, latency__store_data_late=1) == 2
+
+
+def test_multiplier_and_divider_results_come_after_their_latency(tmp_path: Path) -> None:
+    assert per_turn(tmp_path, instructions(("mull", 4, 2, 3), ("add", 5, 4, 4)), pointer) == 3
+    assert per_turn(tmp_path, instructions(("mull", 4, 2, 3), ("nop",), ("add", 5, 4, 4)), pointer) == 3
+    assert per_turn(tmp_path, instructions(("quou", 4, 2, 3), ("add", 5, 4, 4)), pointer) == 14
+    assert per_turn(tmp_path, instructions(("quou", 4, 2, 3), ("quou", 5, 2, 3)), pointer) == 26, "the divider is not pipelined"
+
+
+def test_floating_point_results_come_after_their_latency(tmp_path: Path) -> None:
+    chain = instructions(("add.s", 1, 2, 3), ("add.s", 4, 1, 1), ("nop",), ("nop",), ("nop",))
+    assert per_turn(tmp_path, chain) == 8
+    assert per_turn(tmp_path, instructions(("madd.s", 1, 2, 3)), latency__fp_madd=4) == 4, "an accumulator is its own operand"
+
+
+def zero(p: Program) -> None:
+    p("movi", 10, 0)
+
+
+def branch(name: str, phase: int = 0) -> Body:
+    """A branch over nothing, to an address that is phase modulo four."""
+
+    def body(p: Program) -> None:
+        target = p.new_label()
+        p.align_code(phase + 1)
+        p(name, 10, target)
+        p.label(target)
+        p("nop")
+
+    return body
+
+
+def test_a_taken_branch_loses_two_cycles_and_one_not_taken_none(tmp_path: Path) -> None:
+    padding = 2  # no-operations that bring the branch to its place
+    assert per_turn(tmp_path, branch("bnez"), zero) == padding + 2
+    assert per_turn(tmp_path, branch("beqz"), zero) == padding + 2 + 2
+    assert per_turn(tmp_path, branch("beqz"), zero, transfer__branch_taken=7) == padding + 2 + 7
+
+
+@pytest.mark.parametrize(("offset", "bubbles"), [(0, 0), (1, 0), (2, 1), (3, 1)])
+def test_a_branch_target_that_crosses_a_fetch_word_costs_a_cycle(tmp_path: Path, offset: int, bubbles: int) -> None:
+    padding = {0: 2, 1: 1, 2: 1, 3: 0}[offset]
+    assert per_turn(tmp_path, branch("beqz", offset), zero) == padding + 2 + 2 + bubbles
+
+
+def test_call_and_return_lose_two_cycles_each(tmp_path: Path) -> None:
+    def function(p: Program) -> None:
+        after = p.new_label()
+        p("j", after)
+        p.align(4)
+        p.label("function")
+        p("ret")
+        p.label(after)
+
+    def body(p: Program) -> None:
+        p.align_code(1)  # the return address is a multiple of four
+        p("call0", "function")
+        p("nop")
+
+    padding = 2
+    assert per_turn(tmp_path, body, function) == padding + 3 + 3 + 1
+
+
+def test_a_load_across_a_sixteen_byte_boundary_takes_two_accesses(tmp_path: Path) -> None:
+    def at(offset: int) -> Body:
+        def setup(p: Program) -> None:
+            p.li(2, p.base + SCRATCH + offset)
+
+        return setup
+
+    body = instructions(("l32i", 4, 2, 0))
+    assert [per_turn(tmp_path, body, at(offset)) for offset in (0, 1, 12, 13, 15, 16)] == [1, 1, 1, 2, 2, 1]
+    assert per_turn(tmp_path, instructions(("s32i", 4, 2, 0)), at(14)) == 2
+
+
+# --- PIE ----------------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_multiply_accumulates_with_fused_loads_and_one_load_take_seventeen_cycles(tmp_path: Path) -> None:
+    """The inner loop of esp-dl's 1x1 convolution: q1, q2 filters, q0 inputs, 256 multiply-accumulates in 17 issue slots."""
+
+    def setup(p: Program) -> None:
+        pointer(p)
+        p.li(3, p.base + SCRATCH + 0x8000)
+
+    def accumulate(p: Program, i: int, loaded: int, source: int) -> None:
+        pie(p, "ee.vsmulas.s8.qacc.ld.incp", qu=loaded, **{"as": source}, qx=1 + i % 2, qy=0, sel=i)
+
+    def inputs_last(p: Program) -> None:
+        for i in range(16):
+            accumulate(p, i, 1 + i % 2, 2)
+        pie(p, "ee.vld.128.ip", qu=0, **{"as": 3}, imm16=16)
+
+    def inputs_fused(p: Program) -> None:
+        for i in range(15):
+            accumulate(p, i, 1 + i % 2, 2)
+        accumulate(p, 15, 0, 3)
+        pie(p, "ee.vld.128.ip", qu=2, **{"as": 2}, imm16=16)
+
+    def next_filter_at_once(p: Program) -> None:
+        for i in range(16):
+            accumulate(p, i, 2 - i % 2, 2)
+
+    assert per_turn(tmp_path, inputs_last, setup) == 18, "the inputs are used by the next instruction"
+    assert per_turn(tmp_path, inputs_fused, setup) == 17
+    assert per_turn(tmp_path, next_filter_at_once, setup) == 32, "every filter is used by the next instruction"
+    once, twice = (totals(tmp_path, inputs_fused, n * TURNS, setup) for n in (1, 2))
+    assert twice.mac - once.mac == 256 * TURNS
+
+
+def test_a_loaded_vector_used_by_the_next_instruction_costs_one_bubble(tmp_path: Path) -> None:
+    def body(gap: int) -> Body:
+        def emit(p: Program) -> None:
+            pie(p, "ee.vld.128.ip", qu=1, **{"as": 2}, imm16=0)
+            for _ in range(gap):
+                p("nop")
+            pie(p, "ee.vadds.s8", qz=2, qx=1, qy=1)
+
+        return emit
+
+    assert per_turn(tmp_path, body(0), pointer) == 3
+    assert per_turn(tmp_path, body(1), pointer) == 3
+
+
+@pytest.mark.parametrize(
+    ("mac", "reduce"),
+    [
+        (("ee.vsmulas.s8.qacc", {"qx": 0, "qy": 1, "sel": 3}), ("ee.srcmb.s8.qacc", {"qu": 2, "as": 4, "sel": 0})),
+        (("ee.vmulas.s8.accx", {"qx": 0, "qy": 1}), ("ee.srs.accx", {"at": 5, "as": 4, "sel": 0})),
+        (("ee.vadds.s8", {"qz": 3, "qx": 0, "qy": 1}), ("ee.srcmb.s8.qacc", {"qu": 2, "as": 4, "sel": 0})),
+    ],
+)
+def test_reading_an_accumulator_right_after_a_multiply_class_instruction_costs_one_bubble(
+    tmp_path: Path, mac: tuple[str, dict[str, int]], reduce: tuple[str, dict[str, int]]
+) -> None:
+    def body(gap: int) -> Body:
+        def emit(p: Program) -> None:
+            pie(p, mac[0], **mac[1])
+            for _ in range(gap):
+                p("nop")
+            pie(p, reduce[0], **reduce[1])
+            p("nop")
+
+        return emit
+
+    assert per_turn(tmp_path, body(0)) == 4
+    assert per_turn(tmp_path, body(1)) == 4
+    assert totals(tmp_path, body(0), TURNS, nothing).stall["pie_unit"] == TURNS
+
+
+def test_accumulating_back_to_back_needs_no_bubble(tmp_path: Path) -> None:
+    def body(p: Program) -> None:
+        for _ in range(5):
+            pie(p, "ee.vmulas.s8.accx", qx=0, qy=1)
+
+    assert per_turn(tmp_path, body) == 5
+
+
+# --- caches -------------------------------------------------------------------------------------------------------
+
+
+def stream(start: int, step: int = 4) -> tuple[Body, Body]:
+    """A loop that loads a word at every step; and its set-up."""
+
+    def setup(p: Program) -> None:
+        p.li(2, start)
+
+    return instructions(("l32i", 4, 2, 0), ("addi", 2, 2, step)), setup
+
+
+def fill_cycles(parameters: dict[str, int], memory: str) -> int:
+    clocks = parameters[f"{memory}.command_clocks"] + -(-parameters["dcache.line"] * 8 // parameters[f"{memory}.bits_per_clock"])
+    return parameters["bus.fill_overhead"] + -(-clocks * parameters["clock.cpu_mhz"] // parameters[f"{memory}.mhz"])
+
+
+@pytest.mark.parametrize(("memory", "start"), [("flash", FLASH), ("psram", 0x68000000)])
+def test_streaming_through_the_data_cache_misses_once_a_line_at_the_bus_rate(tmp_path: Path, memory: str, start: int) -> None:
+    with Simulator() as simulator:
+        parameters = simulator.parameters()
+    body, setup = stream(start)
+    result = totals(tmp_path, body, 1024, setup, flash=bytes(65536))
+    lines = 4096 // parameters["dcache.line"]
+    assert result.dcache_miss == lines
+    assert result.stall["dcache"] == lines * fill_cycles(parameters, memory)
+    assert result.access[memory] == 1024
+    assert result.bytes[memory] == 4096
+
+
+def test_a_second_pass_hits_when_the_data_fits_the_cache_and_misses_when_it_does_not(tmp_path: Path) -> None:
+    def two_passes(size: int) -> Totals:
+        def setup(p: Program) -> None:
+            turn, again = p.new_label(), p.new_label()
+            p("movi", 5, 2)
+            p.label(again)
+            p.li(2, FLASH)
+            p.li(3, FLASH + size)
+            p.label(turn)
+            p("l32i", 4, 2, 0)
+            p("addi", 2, 2, 64)
+            p("bltu", 2, 3, turn)
+            p("addi", 5, 5, -1)
+            p("bnez", 5, again)
+
+        return totals(tmp_path, instructions(("nop",)), 1, setup, flash=bytes(1 << 18))
+
+    assert two_passes(65536).dcache_miss == 1024
+    assert two_passes(65536 + 64 * 128).dcache_miss > 2048, "least recently used: a little too big misses all the time"
+
+
+def test_dirty_lines_are_written_back_when_they_are_replaced(tmp_path: Path) -> None:
+    def setup(p: Program) -> None:
+        p.li(2, 0x68000000)
+
+    result = totals(tmp_path, instructions(("s32i", 4, 2, 0), ("addi", 2, 2, 64)), 2048, setup)
+    assert result.dcache_miss == 2048
+    assert result.dcache_writeback == 1024
+
+
+def test_code_in_flash_or_psram_is_fetched_through_the_instruction_cache(tmp_path: Path) -> None:
+    text = CONFIG.read_text()
+    config = tmp_path / "psram_code.toml"
+    config.write_text(re.sub(r"(start = 0x60000000\nsize = 0x08000000\nclass = )\"sram\"", r'\1"psram"', text))
+    p = Program(LX7SIM)
+    for _ in range(1000):
+        p("nop")
+    path = tmp_path / "code.elf"
+    path.write_bytes(p.finish())
+    with Simulator(config=config) as simulator:
+        line = simulator.parameters()["icache.line"]
+        simulator.load(path)
+        simulator.run_to_exit()
+        result = simulator.totals()
+    assert 3000 // line <= result.icache_miss <= 3300 // line + 3
+    assert result.stall["icache"] > 50 * result.icache_miss
+
+
+# --- the parameters -----------------------------------------------------------------------------------------------
+
+
+def test_every_parameter_has_its_confidence_and_source_in_the_configuration() -> None:
+    lines = [line for line in CONFIG.read_text().splitlines() if "=" in line and not line.startswith(("#", "name", "start", "size = 0x", "class"))]
+    with Simulator() as simulator:
+        assert len(lines) == len(simulator.parameters())
+    for line in lines:
+        assert re.search(r"# (high|medium|low): .{8,}", line), line
+
+
+def test_the_rules_table_of_the_readme_names_every_parameter() -> None:
+    readme = (CONFIG.parent / "README.md").read_text()
+    with Simulator() as simulator:
+        missing = [name for name in simulator.parameters() if f"`{name}`" not in readme]
+    assert not missing
+
+
+def test_names_and_order_of_stalls_and_regions_are_those_of_the_header() -> None:
+    header = (CONFIG.parent / "lx7sim.h").read_text()
+    assert [name.lower() for name in re.findall(r"LX7_STALL_(\w+),  ", header)] == [
+        "dcache_wr" if name == "dcache_write" else name for name in STALLS
+    ]
+    assert [name.lower() for name in re.findall(r"^    LX7_REGION_(\w+),$", header, re.M)][: len(REGIONS)] == list(REGIONS)
