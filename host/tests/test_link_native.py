@@ -199,7 +199,7 @@ def test_a_host_that_dies_in_the_middle_of_a_transfer_leaves_a_board_that_serves
 def test_hundreds_of_faults_over_a_real_pty_lose_no_image(stack: ExitStack, model: Path) -> None:
     _, path = spawn(stack, "--pty", "--model", str(model))
     line = FaultyTransport(open_transport(path), Corrupter(1, 1 / 300), Corrupter(2, 1 / 300))
-    with LinkClient(line, seed=3) as client:
+    with LinkClient(line, LinkTimeouts(least_repeat=0.02), seed=3) as client:
         client.connect()
         while line.faults < 300:
             run_images(client, 20)

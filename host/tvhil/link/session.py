@@ -44,7 +44,7 @@ class LinkTimeouts:
     run: float = 60.0
     load: float = 60.0
     first_repeat: float = 0.5
-    least_repeat: float = 0.05
+    least_repeat: float = 0.2  # as TCP does; a busy machine may hold up an emulator that long
     most_repeat: float = 2.0
 
 
@@ -205,6 +205,7 @@ class Session:
         self._flight: OrderedDict[int, tuple[int, float]] = OrderedDict()
         self._pending: OrderedDict[int, _Pending] = OrderedDict()  # by number, in order of transmission
         self._last_frame = 0.0  # good or bad
+        self._last_repeat = 0.0  # by the timer
         self._last_heard = 0.0  # good, and of this session
         self._run_seconds = 0.0
         self._opening = False
@@ -331,7 +332,9 @@ class Session:
         wait = self._round_trip.wait
         # Backing off, but with a dozen attempts before patience ends: half of the frames may be lost.
         wait = max(wait, min(wait * pending.backoff, self._patience(pending.ask) / 16))
-        return max(pending.sent, self._last_frame) + max(wait + pending.on_line, pending.ask.least_repeat)
+        return max(pending.sent, self._last_frame, self._last_repeat) + max(
+            wait + pending.on_line, pending.ask.least_repeat
+        )
 
     def _patience(self, ask: Ask) -> float:
         return self.timeouts.request if ask.patience is None else ask.patience
@@ -396,6 +399,7 @@ class Session:
                 )
             pending.backoff = min(2 * pending.backoff, 64)
             self.statistics.timeouts += 1
+        self._last_repeat = now  # one at a time: its answer tells about the others
         self._transmit(pending)
 
     def _handle(self, frame: Frame, since: float) -> None:
