@@ -96,6 +96,7 @@ def _untrained(options: argparse.Namespace) -> IntegerViT:
     from tvhil.models import model_config
     from tvhil.quantization import quantize_model, random_model, to_integer
 
+    _one_thread()
     config = model_config(
         options.arch, image_size=options.image_size, patch_size=options.patch_size, num_classes=options.classes
     )
@@ -109,6 +110,13 @@ def _untrained(options: argparse.Namespace) -> IntegerViT:
         class_names=names or None,
         recipe={"untrained": True, "seed": options.seed},
     )
+
+
+def _one_thread() -> None:
+    """Sums in one order, whatever the number of cores: the same file from the same seed."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _images(options: argparse.Namespace, config: Any) -> tuple[Any, tuple[str, ...]]:
