@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,27 +98,33 @@ def _untrained(options: argparse.Namespace) -> IntegerViT:
     from tvhil.models import model_config
     from tvhil.quantization import quantize_model, random_model, to_integer
 
-    _one_thread()
     config = model_config(
         options.arch, image_size=options.image_size, patch_size=options.patch_size, num_classes=options.classes
     )
-    images, names = _images(options, config)
     if options.calibration is None:
         options.calibration = "absmax"  # the quickest; random weights have no accuracy to lose
-    quantized = quantize_model(random_model(config, options.seed), images, quantization_config(options))
-    return to_integer(
-        quantized,
-        name=options.name or f"{config.arch}-untrained",
-        class_names=names or None,
-        recipe={"untrained": True, "seed": options.seed},
-    )
+    with _one_thread():
+        images, names = _images(options, config)
+        quantized = quantize_model(random_model(config, options.seed), images, quantization_config(options))
+        return to_integer(
+            quantized,
+            name=options.name or f"{config.arch}-untrained",
+            class_names=names or None,
+            recipe={"untrained": True, "seed": options.seed},
+        )
 
 
-def _one_thread() -> None:
+@contextmanager
+def _one_thread() -> Iterator[None]:
     """Sums in one order, whatever the number of cores: the same file from the same seed."""
     import torch
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _images(options: argparse.Namespace, config: Any) -> tuple[Any, tuple[str, ...]]:
