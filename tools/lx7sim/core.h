@@ -265,6 +265,9 @@ struct lx7_sim {
     bool pie, trap, loaded, configured;
     uint64_t max_cycles;
     uint32_t entry;
+    uint8_t *elf; /* the program file */
+    size_t elf_size;
+    char command_line[256];
     char *elf;                /* path of the loaded program */
     char command_line[LX7_COMMAND_LINE];
     timing_t timing;

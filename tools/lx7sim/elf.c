@@ -38,44 +38,57 @@ static const char *check_header(const Elf32_Ehdr *header, size_t size) {
     return NULL;
 }
 
-int elf_load(lx7_sim_t *sim, const char *path, bool clear) {
-    size_t size;
-    errno = 0;
-    uint8_t *file = read_file(sim, path, &size);
-    if (!file) return -1;
-    Elf32_Ehdr header = {0};
-    if (size >= sizeof header) memcpy(&header, file, sizeof header);
-    const char *wrong = check_header(&header, size);
-    if (wrong) {
-        free(file);
-        return set_error(sim, "%s: %s", path, wrong);
+/* Copies one segment to memory, or with place false only checks it. */
+static int segment_load(lx7_sim_t *sim, const char *path, unsigned index, const Elf32_Phdr *segment, bool place) {
+    uint64_t end = (uint64_t)segment->p_paddr + segment->p_memsz;
+    if (place) {
+        memcpy(sim->mem + segment->p_paddr, sim->elf + segment->p_offset, segment->p_filesz);
+        memset(sim->mem + segment->p_paddr + segment->p_filesz, 0, segment->p_memsz - segment->p_filesz);
+        code_drop(sim, segment->p_paddr, segment->p_memsz);
+        return 0;
     }
-    int loaded = 0, entry_found = 0;
+    if (segment->p_filesz > segment->p_memsz || segment->p_offset > sim->elf_size ||
+        sim->elf_size - segment->p_offset < segment->p_filesz)
+        return set_error(sim, "%s: segment %u is cut off (file truncated?)", path, index);
+    bool inside = end <= 1ull << 32 && memory_mapped(sim, segment->p_paddr, segment->p_memsz);
+    for (uint64_t at = segment->p_paddr; inside && at < end; at += PAGE_BYTES)
+        inside = !(sim->ptab[at >> PAGE_BITS] & (PF_READ_ONLY | PF_DEVICE));
+    if (!inside)
+        return set_error(sim, "%s: segment %u at %08x..%08llx is outside the RAM of the memory map", path, index,
+                         segment->p_paddr, (unsigned long long)end);
+    return 0;
+}
+
+static int each_segment(lx7_sim_t *sim, const char *path, bool place) {
+    Elf32_Ehdr header;
+    int loaded = 0;
+    bool entry_found = false;
+    memcpy(&header, sim->elf, sizeof header);
     for (unsigned i = 0; i < header.e_phnum; i++) {
         Elf32_Phdr segment;
-        memcpy(&segment, file + header.e_phoff + i * sizeof segment, sizeof segment);
+        memcpy(&segment, sim->elf + header.e_phoff + i * sizeof segment, sizeof segment);
         if (segment.p_type != PT_LOAD || segment.p_memsz == 0) continue;
-        if (segment.p_filesz > segment.p_memsz || segment.p_offset > size || size - segment.p_offset < segment.p_filesz) {
-            free(file);
-            return set_error(sim, "%s: segment %u is cut off (file truncated?)", path, i);
-        }
-        uint64_t end = (uint64_t)segment.p_paddr + segment.p_memsz;
-        bool inside = end <= 1ull << 32 && memory_mapped(sim, segment.p_paddr, segment.p_memsz);
-        for (uint64_t at = segment.p_paddr; inside && at < end; at += PAGE_BYTES)
-            inside = !(sim->ptab[at >> PAGE_BITS] & (PF_READ_ONLY | PF_DEVICE));
-        if (!inside) {
-            free(file);
-            return set_error(sim, "%s: segment %u at %08x..%08llx is outside the RAM of the memory map", path, i,
-                             segment.p_paddr, (unsigned long long)end);
-        }
-        memcpy(sim->mem + segment.p_paddr, file + segment.p_offset, segment.p_filesz);
-        if (clear) memset(sim->mem + segment.p_paddr + segment.p_filesz, 0, segment.p_memsz - segment.p_filesz);
+        if (segment_load(sim, path, i, &segment, place)) return -1;
         entry_found |= header.e_entry - segment.p_vaddr < segment.p_memsz;
         loaded++;
     }
-    free(file);
     if (!loaded) return set_error(sim, "%s: no loadable segment (missing .text section?)", path);
-    if (!entry_found) return set_error(sim, "%s: entry point %08x is in no loaded segment (missing section?)", path, header.e_entry);
+    if (!entry_found)
+        return set_error(sim, "%s: entry point %08x is in no loaded segment (missing section?)", path, header.e_entry);
     sim->entry = header.e_entry;
     return 0;
 }
+
+/* The file stays in memory, for elf_place(). */
+int elf_load(lx7_sim_t *sim, const char *path) {
+    errno = 0;
+    free(sim->elf);
+    sim->elf = read_file(sim, path, &sim->elf_size);
+    if (!sim->elf) return -1;
+    Elf32_Ehdr header = {0};
+    if (sim->elf_size >= sizeof header) memcpy(&header, sim->elf, sizeof header);
+    const char *wrong = check_header(&header, sim->elf_size);
+    return wrong ? set_error(sim, "%s: %s", path, wrong) : each_segment(sim, path, false);
+}
+
+void elf_place(lx7_sim_t *sim) { each_segment(sim, "", true); }
