@@ -148,31 +148,37 @@ static int64_t exp2_q14(int64_t t) {
     return h >> (t >> 10);
 }
 
+int64_t reference_softmax(int64_t *a, uint32_t tokens, int32_t exp_multiplier) {
+    int64_t highest = -32767, sum = 0, z = 0;
+    for (uint32_t j = 0; j < tokens; j++)
+        if (a[j] > highest) highest = a[j];
+    for (uint32_t j = 0; j < tokens; j++) {
+        int64_t distance = highest - a[j] < 32767 ? highest - a[j] : 32767;
+        a[j] = exp2_q14((distance * exp_multiplier) >> 15);
+        sum += a[j];
+    }
+    int64_t target = 4128 - (tokens + 1) / 2, r = (target << 19) / sum;
+    if (r > 4079) r = 4079;
+    for (uint32_t j = 0; j < tokens; j++) {
+        a[j] = ((a[j] + (1 << 18) / r) * r) >> 19;
+        z += a[j];
+    }
+    return z;
+}
+
 void reference_attention(const tvit_attention_args *args) {
     uint32_t tokens = args->tokens, h = args->head_dim, width = args->heads * h;
     int64_t *a = malloc(tokens * sizeof *a), limit = args->per_token ? 32767 : 127;
     int16_t *wide = malloc(width * sizeof *wide);
     for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t head = 0; head < args->heads; head++) {
-            int64_t highest = -32767, sum = 0, z = 0;
             for (uint32_t j = 0; j < tokens; j++) {
                 int64_t s = 0;
                 for (uint32_t d = 0; d < h; d++)
                     s += args->q[t * width + head * h + d] * args->k[j * width + head * h + d];
                 a[j] = clamp(s >> args->score_shift, 32767);
-                if (a[j] > highest) highest = a[j];
             }
-            for (uint32_t j = 0; j < tokens; j++) {
-                int64_t distance = highest - a[j] < 32767 ? highest - a[j] : 32767;
-                a[j] = exp2_q14((distance * args->exp_multiplier) >> 15);
-                sum += a[j];
-            }
-            int64_t target = 4128 - (tokens + 1) / 2, r = (target << 19) / sum;
-            if (r > 4079) r = 4079;
-            for (uint32_t j = 0; j < tokens; j++) {
-                a[j] = ((a[j] + (1 << 18) / r) * r) >> 19;
-                z += a[j];
-            }
+            int64_t z = reference_softmax(a, tokens, args->exp_multiplier);
             int64_t w = (args->out_multiplier + z / 2) / z;
             if (w > 32767) w = 32767;
             for (uint32_t d = 0; d < h; d++) {

@@ -12,6 +12,8 @@ void reference_patch_embed(const tvit_patch_embed_args *args, const int8_t *trit
 void reference_layernorm(const tvit_layernorm_args *args);
 void reference_linear(const tvit_linear_args *args, const int8_t *trits);
 void reference_attention(const tvit_attention_args *args);
+// Scores become probabilities; returns their sum.
+int64_t reference_softmax(int64_t *a, uint32_t tokens, int32_t exp_multiplier);
 void reference_mean_pool(const tvit_mean_pool_args *args);
 uint16_t reference_token_quantize(int8_t *output, const int16_t *input, uint32_t n);
 

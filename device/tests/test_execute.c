@@ -131,6 +131,25 @@ static void test_every_operator_of_a_model_equals_the_contract(void) {
     }
 }
 
+static void test_first_row_selects_the_rows_of_the_input(void) {
+    running r;
+    start(&r, 1, TVIT_CODEC_BASE3);
+    tvit_operator *ops = r.file.operators;
+    ops[NORM].param.layernorm.first_row = ops[HEAD].param.linear.first_row = ops[POOL].param.mean_pool.first_row = 2;
+    ops[NORM].input[0] = STREAM;
+    ops[HEAD].input[0] = X;
+    tvit_operator_args args;
+    const int16_t *stream = tvit_tensor_data(&r.context, STREAM);
+    tvit_bind_operator(&r.model, NORM, r.arena, &args);
+    CHECK(args.layernorm.input == stream + 2 * SMALL_DIM, "LayerNorm");
+    tvit_bind_operator(&r.model, POOL, r.arena, &args);
+    CHECK(args.mean_pool.input == stream + 2 * SMALL_DIM, "mean pooling");
+    tvit_bind_operator(&r.model, HEAD, r.arena, &args);
+    CHECK(args.linear.input == (int8_t *)tvit_tensor_data(&r.context, X) + 2 * SMALL_DIM, "linear");
+    CHECK(args.linear.input_multipliers == tvit_tensor_multipliers(&r.context, X) + 2, "its multipliers");
+    stop(&r);
+}
+
 static void test_a_second_run_gives_the_same_logits(void) {
     running r;
     start(&r, 0, TVIT_CODEC_BASE3);
@@ -211,6 +230,7 @@ static void test_every_status_has_a_text_of_its_own(void) {
 
 int main(void) {
     RUN(test_every_operator_of_a_model_equals_the_contract);
+    RUN(test_first_row_selects_the_rows_of_the_input);
     RUN(test_a_second_run_gives_the_same_logits);
     RUN(test_a_run_stops_where_it_is_told);
     RUN(test_an_unfit_arena_is_refused);

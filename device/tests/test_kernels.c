@@ -199,6 +199,7 @@ static void test_quotients_are_exact(void) {
         if (d == 0) d = 1;
         uint64_t expected = c / d < (1u << 30) - 1 ? c / d : (1u << 30) - 1;
         CHECK(tvit_quotient_30(c, d) == expected, "%llu / %u", (unsigned long long)c, d);
+        CHECK(tvit_quotient_30((uint64_t)(d >> 6) << 30, d >> 6 ? d >> 6 : 1) == (d >> 6 ? (1u << 30) - 1 : 0), "2^30");
         uint64_t v = ((uint64_t)draw() << 32 | draw()) >> draw_between(0, 63);
         uint32_t n = (uint32_t)draw_between(1, 65536);
         CHECK(tvit_divide_by_16_bits(v, n) == v / n, "%llu / %u", (unsigned long long)v, n);
@@ -211,9 +212,9 @@ static void test_layernorm_equals_the_contract(void) {
         uint32_t n = widths[draw() % 9], rows = (uint32_t)draw_between(1, 3);
         int32_t limit = draw() % 3 ? 32767 : draw_between(0, 40);
         int16_t *input = draw_i16((size_t)rows * n, limit);
-        if (draw() % 4 == 0) // no variance at all
-            for (size_t i = 0; i < (size_t)rows * n; i++)
-                input[i] = (int16_t)(round % 3 == 0 ? -32767 : limit);
+        int pattern = round % 8; // 0: no variance at all, 1: the largest
+        for (size_t i = 0; i < (size_t)rows * n && pattern < 2; i++)
+            input[i] = (int16_t)(pattern == 0 ? limit : i & 1 ? 32767 : -32767);
         uint8_t *gamma_beta = room((n + 1) / 2);
         for (uint32_t i = 0; i < (n + 1) / 2; i++)
             gamma_beta[i] = (uint8_t)(draw_between(0, 8) | (2 * i + 1 < n ? draw_between(0, 8) << 4 : 0));
@@ -244,6 +245,25 @@ static void test_layernorm_equals_the_contract(void) {
         CHECK(memcmp(out[0], out[1], 2 * rows) == 0, "multipliers, round %d", round);
         free(scratch), free(results[0]), free(results[1]), free(out[0]), free(out[1]), free(input), free(gamma_beta);
     }
+}
+
+// A mean that is a whole number, below zero, and a u at the edge of the next: B must not be rounded further down.
+static void test_layernorm_rounds_a_negative_mean_once(void) {
+    int16_t input[2] = {-5, -7};
+    uint8_t gamma_beta = 0x77; // gamma 1, beta 0
+    int8_t output[2];
+    tvit_layernorm_args args = {
+        .input = input,
+        .gamma_beta = &gamma_beta,
+        .rows = 1,
+        .n = 2,
+        .c = 65534, // d = 2, A = 32767, x * A - B = 32767 and -32767
+        .epsilon = 1,
+        .shift = 1,
+        .output = output,
+    };
+    tvit_layernorm_portable(&args, NULL);
+    CHECK(output[0] == 0 && output[1] == 0, "%d %d", output[0], output[1]);
 }
 
 // --- attention ---------------------------------------------------------------------------------------------------
@@ -295,20 +315,25 @@ static void test_exp2_is_within_two_and_never_rises(void) {
     }
 }
 
-static void test_probabilities_stay_in_their_lanes(void) {
-    for (int round = 0; round < 4 * ROUNDS; round++) {
+static void test_softmax_equals_the_contract_and_stays_in_its_lanes(void) {
+    for (int round = 0; round < 8 * ROUNDS; round++) {
         uint32_t tokens = (uint32_t)draw_between(1, 2048), stride = (uint32_t)draw_between(1, 4);
-        int16_t *a = draw_i16((size_t)tokens * stride, draw_between(0, 32767));
-        int32_t highest = -32767, sum = 0;
-        for (uint32_t j = 0; j < tokens; j++)
-            if (a[j * stride] > highest) highest = a[j * stride];
-        int32_t z = tvit_softmax_portable(a, stride, tokens, highest, draw_between(1, 32767));
+        int32_t spread = draw() >> draw_between(17, 31), highest = -32767, exp_multiplier = draw_between(1, 32767);
+        int16_t *a = draw_i16((size_t)tokens * stride, spread > 32767 ? 32767 : spread);
+        int64_t *expected = room(tokens * sizeof *expected), sum = 0;
         for (uint32_t j = 0; j < tokens; j++) {
+            expected[j] = a[j * stride];
+            if (a[j * stride] > highest) highest = a[j * stride];
+        }
+        int32_t z = tvit_softmax_portable(a, stride, tokens, highest, exp_multiplier);
+        CHECK(z == reference_softmax(expected, tokens, exp_multiplier), "the sum, %u tokens", tokens);
+        for (uint32_t j = 0; j < tokens; j++) {
+            CHECK(a[j * stride] == expected[j], "probability %d, expected %d", a[j * stride], (int)expected[j]);
             CHECK(a[j * stride] >= 0 && a[j * stride] <= 127, "probability %d", a[j * stride]);
             sum += a[j * stride];
         }
         CHECK(z == sum && z >= 1 && z <= 4128, "sum %d of %u tokens", z, tokens);
-        free(a);
+        free(a), free(expected);
     }
 }
 
@@ -352,9 +377,10 @@ int main(void) {
     RUN(test_square_root_is_the_largest_integer_below);
     RUN(test_quotients_are_exact);
     RUN(test_layernorm_equals_the_contract);
+    RUN(test_layernorm_rounds_a_negative_mean_once);
     RUN(test_attention_equals_the_contract);
     RUN(test_exp2_is_within_two_and_never_rises);
-    RUN(test_probabilities_stay_in_their_lanes);
+    RUN(test_softmax_equals_the_contract_and_stays_in_its_lanes);
     RUN(test_mean_pooling_equals_the_contract);
     RUN(test_token_quantization_equals_the_contract);
     return check_result();

@@ -216,6 +216,7 @@ static void test_data_outside_its_section_is_refused(void) {
     REFUSE(m.operators[Q].param.linear.trits_at = behind, TVIT_BAD_PARAMETER, "OPER", Q);
     REFUSE(m.operators[Q].param.linear.trits_at = 0xfffffff0u, TVIT_BAD_PARAMETER, "OPER", Q);
     REFUSE(m.operators[Q].param.linear.channels_at = behind - 16, TVIT_BAD_PARAMETER, "OPER", Q);
+    REFUSE(m.operators[Q].param.linear.channels_at = 0xfffffff0u, TVIT_BAD_PARAMETER, "OPER", Q); // + 24 wraps
     REFUSE(m.operators[FC1].param.linear.table_at = behind - 240, TVIT_BAD_PARAMETER, "OPER", FC1);
     REFUSE(m.operators[NORM1].param.layernorm.gamma_beta_at = behind, TVIT_BAD_PARAMETER, "OPER", NORM1);
     REFUSE(m.operators[EMBED].param.patch_embed.position_at = 0xfffffff0u, TVIT_BAD_PARAMETER, "OPER", EMBED);
