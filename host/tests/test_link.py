@@ -295,6 +295,36 @@ def test_a_barrier_is_not_in_the_way_of_later_requests_when_numbers_wrap_around(
     assert client.infer(image).output_crc == first.output_crc
 
 
+def test_during_a_run_a_repeat_brings_progress_and_other_requests_are_told_to_wait() -> None:
+    board = ServerBoard(tiny_model())
+    raw(board, hello_frame(9, 1))
+    write, run = run_requests((1, 2))
+    again = Frame(run.type, 9, run.sequence | 1, run.payload)
+    answers = raw(board, write, run, again, Frame(Request.INFO, 9, 3 << 4))[1:]
+    assert [(a.type, a.sequence) for a in answers] == [
+        (Event.PROGRESS, run.sequence),
+        (Event.PROGRESS, again.sequence),
+        (Event.ERROR, 3 << 4),
+        (run.type | messages.ANSWER, run.sequence),
+    ]
+    assert codes(answers)[2] == ErrorCode.BUSY
+    assert board.operators == 21
+
+
+def test_a_host_that_comes_back_during_a_run_ends_it_and_is_served() -> None:
+    board = ServerBoard(tiny_model())
+    raw(board, hello_frame(9, 1))
+    write, run = run_requests((1, 2))
+    answers = raw(board, write, run, hello_frame(10, 2), Frame(Request.ECHO, 10, 0x10, b"x"))[2:]
+    assert codes(answers)[0] == ErrorCode.RUNTIME + Status.STOPPED
+    assert [(a.type, a.session) for a in answers] == [
+        (Event.ERROR, 9),
+        (Request.HELLO | messages.ANSWER, 10),
+        (Request.ECHO | messages.ANSWER, 10),
+    ]
+    assert 0 < board.operators < 21
+
+
 def test_an_echoing_line_does_no_harm() -> None:
     board = ServerBoard()
 
@@ -322,7 +352,7 @@ def test_a_good_line_needs_no_repeat_and_carries_less_than_three_percent_besides
     client = connected(line)
     data = np.random.default_rng(1).integers(0, 256, 1 << 20, np.uint8).tobytes()
     sent = line.outward_bytes
-    client._write(Region.MODEL_RAM, 0, data, None)
+    client.write(Region.MODEL_RAM, 0, data)
     written = line.outward_bytes - sent
     received = line.inward_bytes
     assert client.read(Region.MODEL_RAM, 0, len(data)) == data
@@ -335,7 +365,7 @@ def test_a_good_line_is_kept_busy() -> None:
     line = SimulatedLine(ServerBoard(model_ram=1 << 20))
     client = connected(line)
     begin = line.clock()
-    client._write(Region.MODEL_RAM, 0, bytes(range(256)) * 4096, None)
+    client.write(Region.MODEL_RAM, 0, bytes(range(256)) * 4096)
     assert (1 << 20) * line._byte / (line.clock() - begin) > 0.96
 
 
@@ -346,7 +376,7 @@ def test_a_line_of_any_speed_is_learned_and_kept_busy(baud: int, known: bool, mo
     line.seconds_per_byte = 10 / baud if known else 0.0
     client = connected(line, timeouts=LinkTimeouts(request=20))
     begin = line.clock()
-    client._write(Region.MODEL_RAM, 0, bytes(range(1, 251)) * 800, None)
+    client.write(Region.MODEL_RAM, 0, bytes(range(1, 251)) * 800)
     client.read(Region.MODEL_RAM, 0, 200_000)
     assert client.statistics.retries <= most_retries
     assert 400_000 * 10 / baud / (line.clock() - begin) > (0.96 if known else 0.92)
@@ -362,10 +392,10 @@ def test_goodput_at_a_bit_error_rate_of_one_in_100000_is_90_percent_of_a_clean_l
         flips = [Corrupter(seed + way, 8 * rate, [FaultKind.FLIP]) for way in range(2)]
         line = SimulatedLine(ServerBoard(model_ram=len(data)), 1_000_000, *flips)
         client = connected(line)
-        client._write(Region.MODEL_RAM, 0, data if direction == "write" else data[:1000], None)
+        client.write(Region.MODEL_RAM, 0, data if direction == "write" else data[:1000])
         begin = line.clock()
         if direction == "write":
-            client._write(Region.MODEL_RAM, 0, data, None)
+            client.write(Region.MODEL_RAM, 0, data)
             assert client.checksum(Region.MODEL_RAM) == (zlib.crc32(data), len(data))
         else:
             assert client.read(Region.MODEL_RAM, 0, len(data))[:1000] == data[:1000]
@@ -399,7 +429,7 @@ def test_thousands_of_faults_of_all_kinds_leave_a_long_transfer_exact() -> None:
     outward, inward = (Corrupter(seed, 1 / 500) for seed in (3, 4))
     client = connected(SimulatedLine(ServerBoard(model_ram=400_000), 1_000_000, outward, inward))
     data = np.random.default_rng(3).integers(0, 256, 400_000, np.uint8).tobytes()
-    client._write(Region.MODEL_RAM, 0, data, None)
+    client.write(Region.MODEL_RAM, 0, data)
     assert client.read(Region.MODEL_RAM, 0, len(data)) == data
     assert outward.total + inward.total > 2000
     assert set(outward.counts) == set(inward.counts) == set(FaultKind)
@@ -416,7 +446,7 @@ def test_half_of_the_faults_cost_less_than_the_time_of_two_frames() -> None:
         if at is not None:
             outward._rate, outward._gap, outward._most, outward._kinds = 0.5, at, 1, ALL_KINDS
             outward._random.seed(at)
-        client._write(Region.MODEL_RAM, 0, bytes(range(1, 251)) * 80, None)
+        client.write(Region.MODEL_RAM, 0, bytes(range(1, 251)) * 80)
         return line.clock() - begin
 
     clean = seconds(None)
@@ -429,11 +459,11 @@ def test_pieces_get_shorter_on_a_bad_line_and_long_again_on_a_good_one() -> None
     outward = Corrupter(1, 8e-4, [FaultKind.FLIP])
     line = SimulatedLine(ServerBoard(model_ram=1 << 18), 1_000_000, outward)
     client = connected(line)
-    client._write(Region.MODEL_RAM, 0, bytes(1 << 18), None)
+    client.write(Region.MODEL_RAM, 0, bytes(1 << 18))
     assert client.session.chunking.bytes <= 256
     line.outward = Corrupter(0, 0)
     for _ in range(3):
-        client._write(Region.MODEL_RAM, 0, bytes(1 << 18), None)
+        client.write(Region.MODEL_RAM, 0, bytes(1 << 18))
     assert client.session.chunking.bytes == 1024
 
 

@@ -124,7 +124,7 @@ class LinkClient:
 
     def load_image(self, image: bytes, progress: Progress | None = None) -> int:
         """Write the image, `[H][W][C]` u8, into the board's tensor 0 and return the CRC-32 that `run` needs."""
-        self._write(Region.TENSOR, 0, image, progress)
+        self.write(Region.TENSOR, 0, image, progress)
         return zlib.crc32(image)
 
     def run(
@@ -198,6 +198,16 @@ class LinkClient:
 
         return b"".join(self._transfer(asks(), size, progress))
 
+    def write(self, region: Region, identifier: int, data: bytes, progress: Progress | None = None) -> None:
+        """Write a region from its start: tensor 0, or the RAM for a model."""
+
+        def asks() -> Iterator[Ask]:
+            for at, length in pieces(len(data), self.session.chunking):
+                header = messages.WRITE.pack(region, 0, identifier, at)
+                yield Ask(Request.WRITE, header + data[at : at + length], answer_bytes=0, chunk=True)
+
+        self._transfer(asks(), len(data), progress)
+
     def checksum(
         self, region: Region, identifier: int = 0, offset: int = 0, size: int | None = None
     ) -> tuple[int, int]:
@@ -220,7 +230,7 @@ class LinkClient:
         room = self.info().model_ram_bytes
         if len(file) > room:
             raise LinkError(f"{self.session.name}: the model has {len(file):,} bytes, the board room for {room:,}")
-        self._write(Region.MODEL_RAM, 0, file, progress)
+        self.write(Region.MODEL_RAM, 0, file, progress)
         crc, _ = self.checksum(Region.MODEL_RAM, size=len(file))
         if crc != zlib.crc32(file):
             raise LinkError(f"{self.session.name}: the model arrived damaged; upload it again")
@@ -251,14 +261,6 @@ class LinkClient:
         ask = Ask(Request.TEST_FAULT, int(kind).to_bytes(4, "little"), answer_bytes=0)
         with contextlib.suppress(BoardFaultError):  # the report may come along with the answer
             self.session.ask(ask)
-
-    def _write(self, region: Region, identifier: int, data: bytes, progress: Progress | None) -> None:
-        def asks() -> Iterator[Ask]:
-            for at, length in pieces(len(data), self.session.chunking):
-                header = messages.WRITE.pack(region, 0, identifier, at)
-                yield Ask(Request.WRITE, header + data[at : at + length], answer_bytes=0, chunk=True)
-
-        self._transfer(asks(), len(data), progress)
 
     def _transfer(self, asks: Iterator[Ask], total: int, progress: Progress | None) -> list[bytes]:
         moved = 0
