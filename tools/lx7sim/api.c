@@ -137,14 +137,11 @@ int lx7_load_elf(lx7_sim_t *sim, const char *path) {
     if (!sim->configured) return set_error(sim, "no configuration loaded (esp32s3.toml)");
     memory_map_regions(sim);
     if (cache_configure(sim)) return -1;
-    if (elf_load(sim, path, true)) return -1;
-    char *kept = strdup(path);
-    if (!kept) return set_error(sim, "out of memory");
-    free(sim->elf);
-    sim->elf = kept;
+    if (elf_load(sim, path)) return -1;
     for (int i = 0; i < LX7_MAX_CORES; i++) free_code(sim->cpu[i]);
-    write_boot_code(sim);
     sim->loaded = true;
+    elf_place(sim, true);
+    write_boot_code(sim);
     lx7_reset(sim);
     return 0;
 }
@@ -156,20 +153,26 @@ int lx7_set_command_line(lx7_sim_t *sim, const char *text) {
     return 0;
 }
 
+/* Registers as after reset; keeps the core's code, counters and time. */
 static void reset_cpu(cpu_t *cpu) {
-    lx7_sim_t *sim = cpu->sim;
-    code_page_t **pages = cpu->pages;
-    extra_t *extra = cpu->extra;
-    uint32_t n_extra = cpu->n_extra, max_extra = cpu->max_extra;
-    uint8_t index = cpu->index;
+    cpu_t old = *cpu;
     memset(cpu, 0, sizeof *cpu);
-    cpu->sim = sim;
-    cpu->pages = pages;
-    cpu->extra = extra;
-    cpu->n_extra = n_extra;
-    cpu->max_extra = max_extra;
-    cpu->index = index;
-    cpu->target = index ? RESET_VECTOR1 : RESET_VECTOR0;
+    cpu->sim = old.sim;
+    cpu->pages = old.pages;
+    cpu->extra = old.extra;
+    cpu->n_extra = old.n_extra;
+    cpu->max_extra = old.max_extra;
+    cpu->index = old.index;
+    cpu->cyc = old.cyc;
+    cpu->cyc_base = old.cyc_base;
+    cpu->ccount_base = old.ccount_base;
+    cpu->exceptions = old.exceptions;
+    cpu->interrupts = old.interrupts;
+    cpu->overflows = old.overflows;
+    cpu->underflows = old.underflows;
+    cpu->idle_polls = old.idle_polls;
+    cpu->misaligned_warnings = old.misaligned_warnings;
+    cpu->target = cpu->index ? RESET_VECTOR1 : RESET_VECTOR0;
     cpu->ps = 0x1f;
     cpu->vecbase = VECBASE_RESET;
     cpu->ws = 1;
@@ -182,24 +185,39 @@ static void reset_cpu(cpu_t *cpu) {
     update_window(cpu);
 }
 
-void lx7_reset(lx7_sim_t *sim) {
-    for (int i = 0; i < LX7_MAX_CORES; i++) reset_cpu(sim->cpu[i]);
+static void reset_devices(lx7_sim_t *sim) {
     mx_reset(sim);
     uart_reset(sim);
     cache_reset(sim);
     sim->exit_requested = sim->idle = false;
     sim->leds = 0;
+}
+
+void lx7_reset(lx7_sim_t *sim) {
+    for (int i = 0; i < LX7_MAX_CORES; i++) {
+        reset_cpu(sim->cpu[i]);
+        sim->cpu[i]->cyc = sim->cpu[i]->ccount_base = 0;
+        sim->cpu[i]->misaligned_warnings = 0;
+    }
+    reset_devices(sim);
+    sim->uart.rx_head = sim->uart.rx_tail = sim->uart.tx_head = sim->uart.tx_tail = 0;
     sim->warned_device = 0;
     sim->message[0] = 0;
     lx7_clear_counters(sim);
 }
 
 int lx7_reboot(lx7_sim_t *sim) {
+    uint64_t latest = 0;
     if (!sim->loaded) return set_error(sim, "no program loaded");
-    if (elf_load(sim, sim->elf, false)) return -1;
-    for (int i = 0; i < LX7_MAX_CORES; i++) free_code(sim->cpu[i]);
+    elf_place(sim, false);
     write_boot_code(sim);
-    lx7_reset(sim);
+    for (int i = 0; i < sim->cores; i++)
+        if (sim->cpu[i]->cyc > latest) latest = sim->cpu[i]->cyc;
+    for (int i = 0; i < LX7_MAX_CORES; i++) {
+        reset_cpu(sim->cpu[i]);
+        if (i < sim->cores) sim->cpu[i]->cyc = latest;
+    }
+    reset_devices(sim);
     return 0;
 }
 

@@ -51,7 +51,6 @@ static void clear(cache_t *cache) {
     if (!cache->tag) return;
     memset(cache->tag, 0, sizeof *cache->tag * cache->sets * cache->ways);
     memset(cache->dirty, 0, cache->sets * cache->ways);
-    cache->access = cache->miss = cache->writeback = 0;
 }
 
 void cache_reset(lx7_sim_t *sim) {

@@ -267,8 +267,6 @@ struct lx7_sim {
     uint32_t entry;
     uint8_t *elf; /* the program file */
     size_t elf_size;
-    char command_line[256];
-    char *elf;                /* path of the loaded program */
     char command_line[LX7_COMMAND_LINE];
     timing_t timing;
     region_t region[MAX_REGIONS];
@@ -395,8 +393,9 @@ void external_irq(lx7_sim_t *sim, unsigned number, bool active);
 /* ---- config.c, elf.c ------------------------------------------------------------------------------------ */
 
 int config_load(lx7_sim_t *sim, const char *path);
-/* clear: also zero what the file does not fill. */
-int elf_load(lx7_sim_t *sim, const char *path, bool clear);
+int elf_load(lx7_sim_t *sim, const char *path); /* reads and checks the file */
+/* Copies its segments to memory; clear: also zeroes what the file does not fill. */
+void elf_place(lx7_sim_t *sim, bool clear);
 int set_error(lx7_sim_t *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- the machine: kc705-nommu with core de212 ----------------------------------------------------------- */

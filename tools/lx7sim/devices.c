@@ -40,7 +40,6 @@ void uart_reset(lx7_sim_t *sim) {
     uart->dll = 12;
     uart->iir_thre = 0;
     uart->empty_polls = 0;
-    uart->rx_head = uart->rx_tail = uart->tx_head = uart->tx_tail = 0;
 }
 
 void uart_free(lx7_sim_t *sim) {

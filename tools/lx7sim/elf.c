@@ -38,13 +38,15 @@ static const char *check_header(const Elf32_Ehdr *header, size_t size) {
     return NULL;
 }
 
-/* Copies one segment to memory, or with place false only checks it. */
-static int segment_load(lx7_sim_t *sim, const char *path, unsigned index, const Elf32_Phdr *segment, bool place) {
+typedef enum { CHECK, PLACE, PLACE_AND_CLEAR } action_on_segment_t;
+
+static int segment_load(lx7_sim_t *sim, const char *path, unsigned index, const Elf32_Phdr *segment, action_on_segment_t action) {
     uint64_t end = (uint64_t)segment->p_paddr + segment->p_memsz;
-    if (place) {
+    if (action != CHECK) {
+        uint32_t size = action == PLACE_AND_CLEAR ? segment->p_memsz : segment->p_filesz;
         memcpy(sim->mem + segment->p_paddr, sim->elf + segment->p_offset, segment->p_filesz);
-        memset(sim->mem + segment->p_paddr + segment->p_filesz, 0, segment->p_memsz - segment->p_filesz);
-        code_drop(sim, segment->p_paddr, segment->p_memsz);
+        memset(sim->mem + segment->p_paddr + segment->p_filesz, 0, size - segment->p_filesz);
+        code_drop(sim, segment->p_paddr, size);
         return 0;
     }
     if (segment->p_filesz > segment->p_memsz || segment->p_offset > sim->elf_size ||
@@ -59,7 +61,7 @@ static int segment_load(lx7_sim_t *sim, const char *path, unsigned index, const 
     return 0;
 }
 
-static int each_segment(lx7_sim_t *sim, const char *path, bool place) {
+static int each_segment(lx7_sim_t *sim, const char *path, action_on_segment_t action) {
     Elf32_Ehdr header;
     int loaded = 0;
     bool entry_found = false;
@@ -68,7 +70,7 @@ static int each_segment(lx7_sim_t *sim, const char *path, bool place) {
         Elf32_Phdr segment;
         memcpy(&segment, sim->elf + header.e_phoff + i * sizeof segment, sizeof segment);
         if (segment.p_type != PT_LOAD || segment.p_memsz == 0) continue;
-        if (segment_load(sim, path, i, &segment, place)) return -1;
+        if (segment_load(sim, path, i, &segment, action)) return -1;
         entry_found |= header.e_entry - segment.p_vaddr < segment.p_memsz;
         loaded++;
     }
@@ -88,7 +90,7 @@ int elf_load(lx7_sim_t *sim, const char *path) {
     Elf32_Ehdr header = {0};
     if (sim->elf_size >= sizeof header) memcpy(&header, sim->elf, sizeof header);
     const char *wrong = check_header(&header, sim->elf_size);
-    return wrong ? set_error(sim, "%s: %s", path, wrong) : each_segment(sim, path, false);
+    return wrong ? set_error(sim, "%s: %s", path, wrong) : each_segment(sim, path, CHECK);
 }
 
-void elf_place(lx7_sim_t *sim) { each_segment(sim, "", true); }
+void elf_place(lx7_sim_t *sim, bool clear) { each_segment(sim, "", clear ? PLACE_AND_CLEAR : PLACE); }

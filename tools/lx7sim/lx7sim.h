@@ -128,14 +128,10 @@ int lx7_load_flash(lx7_sim_t *sim, const char *path);
 int lx7_load_elf(lx7_sim_t *sim, const char *path);
 /* The command line in the boot parameters (QEMU's -append), before lx7_load_elf(); at most LX7_COMMAND_LINE - 1 bytes. */
 int lx7_set_command_line(lx7_sim_t *sim, const char *text);
-/* The text the boot parameters hand the program as its command line, as QEMU's -append; before lx7_load_elf(). */
-int lx7_set_command_line(lx7_sim_t *sim, const char *text);
 /* Power-on: registers, caches, devices, UART queues, counters; memory is kept. */
 void lx7_reset(lx7_sim_t *sim);
-/* What a board reset does in QEMU: registers and devices are reset and the program's segments loaded again; other
+/* What a board reset does in QEMU: registers and devices are reset, what the ELF file initializes is loaded again; other
  * memory, CCOUNT, the counters and bytes on the UART's line are kept. Meant for after LX7_STOP_EXIT. */
-void lx7_reboot(lx7_sim_t *sim);
-/* The same, and what the ELF file initializes is loaded again: what a reset of the board does in QEMU. */
 int lx7_reboot(lx7_sim_t *sim);
 
 /* ---- running ------------------------------------------------------------------------------------------- */
