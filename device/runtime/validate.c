@@ -4,7 +4,7 @@
 #include "internal.h"
 
 #define LANE_LIMIT (1u << 19)
-#define MALFORMED 0xffu
+#define MALFORMED 0x80u // a bit that no count of trits has
 
 typedef struct {
     const tvit_model *model;
@@ -53,13 +53,13 @@ typedef struct {
     const uint8_t *nonzero;
     uint32_t base3, per_byte;
     uint32_t code, left; // trits of the current byte that are not yet counted
-    int malformed;
+    uint32_t seen;       // the table's entries of all bytes so far, or-ed
 } trit_counter;
 
 static void load_byte(trit_counter *t) {
     t->code = *t->next++;
     t->left = t->per_byte;
-    t->malformed |= t->nonzero[t->code] == MALFORMED;
+    t->seen |= t->nonzero[t->code];
 }
 
 static uint32_t count_single(trit_counter *t, uint32_t trits) {
@@ -80,11 +80,16 @@ static uint32_t count_single(trit_counter *t, uint32_t trits) {
 static uint32_t count_trits(trit_counter *t, uint32_t trits) {
     uint32_t head = t->left < trits ? t->left : trits, count = count_single(t, head);
     trits -= head;
-    for (; trits >= t->per_byte; trits -= t->per_byte) {
-        uint32_t byte = t->nonzero[*t->next++];
-        t->malformed |= byte == MALFORMED;
-        count += byte;
+    uint32_t whole = trits / t->per_byte, seen = t->seen;
+    trits -= whole * t->per_byte;
+    const uint8_t *next = t->next;
+    for (const uint8_t *end = next + whole; next != end; next++) {
+        uint32_t entry = t->nonzero[*next];
+        seen |= entry;
+        count += entry;
     }
+    t->next = next;
+    t->seen = seen;
     if (trits) {
         load_byte(t);
         count += count_single(t, trits);
@@ -118,7 +123,7 @@ static tvit_status check_matrix(const checker *c, uint32_t n, uint32_t k, uint32
         int padded = count_single(&t, t.left) != 0;
         while (t.next != tile)
             padded |= *t.next++;
-        if (t.malformed || padded) return range(c, 0, "malformed trits");
+        if (t.seen & MALFORMED || padded) return range(c, 0, "malformed trits");
     }
     if (bad_channel)
         return tvit_refuse(c->error, TVIT_BAD_CHANNEL, "DATA", c->index, "a channel can leave its 20-bit accumulator");
