@@ -16,7 +16,14 @@ static const char *const causes[] = {
     [28] = "LoadProhibited",        [29] = "StoreProhibited",
 };
 
+uint32_t fault_emulated_pc;
+
+static int is_emulated(const xtensa_fault_frame *frame) {
+    return frame->vector == VECTOR_DOUBLE && fault_emulated_pc != 0;
+}
+
 uint32_t fault_pc(const xtensa_fault_frame *frame) {
+    if (is_emulated(frame)) return fault_emulated_pc;
     switch (frame->vector) {
     case VECTOR_DOUBLE:
         return frame->depc;
@@ -30,7 +37,7 @@ uint32_t fault_pc(const xtensa_fault_frame *frame) {
 }
 
 const char *fault_text(const xtensa_fault_frame *frame) {
-    switch (frame->vector) {
+    switch (is_emulated(frame) ? VECTOR_USER : frame->vector) {
     case VECTOR_USER: {
         const char *text = frame->exccause < sizeof causes / sizeof *causes ? causes[frame->exccause] : NULL;
         return text ? text : "exception of unknown cause";

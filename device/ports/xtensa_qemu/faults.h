@@ -20,6 +20,10 @@ _Static_assert(offsetof(xtensa_fault_frame, epc7) == FAULT_EPC7, "vectors.h");
 _Static_assert(offsetof(xtensa_fault_frame, busy) == FAULT_BUSY, "vectors.h");
 _Static_assert(sizeof(xtensa_fault_frame) == FAULT_FRAME_BYTES, "vectors.h");
 
+// Address of an instruction that software executes in place of the core, 0 at other times. Its faults arrive as double
+// exceptions, and are its own.
+extern uint32_t fault_emulated_pc;
+
 // Address of the instruction that faulted, as the vector tells.
 uint32_t fault_pc(const xtensa_fault_frame *frame);
 

@@ -2,12 +2,8 @@
 // Reset, exception vectors and the way into the fault report, for Xtensa cores with the XEA2 exceptions and VECBASE
 // (Xtensa ISA Reference Manual, 4.4 and 5.4). Call0 ABI: PS.WOE stays 0, so the window vectors are never taken.
 
+#include "special_registers.h"
 #include "vectors.h"
-
-// rsr of a special register that the assembler's core lacks.
-    .macro rsr_raw register, number
-    .byte \register << 4, \number, 0x03
-    .endm
 
 // Each vector saves a0 in EXCSAVE1, names itself in a0 and goes to the common handler. None needs a literal.
     .macro vector offset, target

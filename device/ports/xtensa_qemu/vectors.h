@@ -19,9 +19,6 @@
 
 #define CAUSE_LEVEL1_INTERRUPT 4 // EXCCAUSE
 
-#define SR_EPC6 182
-#define SR_EPC7 183
-
 // Byte offsets in fault_frame.
 #define FAULT_A0 0 // a0 .. a15
 #define FAULT_VECTOR 64
