@@ -120,8 +120,8 @@ def refusal(reader, file):
     try:
         reader(file)
     except ModelError as error:
-        if "the kernels of this build" in str(error):
-            return None  # that only C can know
+        if "the kernels of this build" in str(error) or "not JSON" in str(error):
+            return None  # only the C runtime knows the one, only the host reads the other
         return error.status, error.section, error.index
     return None
 
