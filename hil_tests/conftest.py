@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must hold on every board.
 
-    pytest hil_tests                                       the boards that need nothing but packages
-    pytest hil_tests --board esp32s3 --port /dev/ttyACM0   a board on the desk
-    pytest hil_tests --board native --model m.tvit         one's own model
+pytest hil_tests                                       the boards that need nothing but packages
+pytest hil_tests --board esp32s3 --port /dev/ttyACM0   a board on the desk
+pytest hil_tests --board native --model m.tvit         one's own model
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ MODELS = {
 
 def pytest_addoption(parser):
     group = parser.getgroup("boards")
-    group.addoption("--board", action="append", help=f"board to test, repeatable (default: {', '.join(DEFAULT_BOARDS)})")
+    group.addoption(
+        "--board", action="append", help=f"board to test, repeatable (default: {', '.join(DEFAULT_BOARDS)})"
+    )
     group.addoption("--port", help="serial port or URL of the board")
     group.addoption("--model", type=Path, help=".tvit file to test with (default: small random ones and vit_digits)")
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handshake, echo, bit-exact logits, traces, tensors, memory, reset: the same on silicon, emulators and a process."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 from tvhil.evaluation.report import LINK_COUNTERS
-from tvhil.link import RemoteError
-from tvhil.link.messages import Capability, Region
+from tvhil.link import BoardFaultError, RemoteError
+from tvhil.link.messages import Capability, Region, TestFault
 from tvhil.prediction import Predictor
 
 IMAGES = 4
@@ -32,7 +34,16 @@ def test_the_board_names_itself_and_the_model_that_was_flashed(device, model, bo
     assert info.board == board.name
     assert facts.unit in ("cycles", "instructions", "seconds")
     reported, expected = device.client.model_info(), model.info
-    for field in ("image_height", "image_width", "image_channels", "patch_size", "tokens", "embed_dim", "depth", "classes"):
+    for field in (
+        "image_height",
+        "image_width",
+        "image_channels",
+        "patch_size",
+        "tokens",
+        "embed_dim",
+        "depth",
+        "classes",
+    ):
         assert getattr(reported, field) == getattr(expected, field), field
     assert reported.file_bytes == model.file_bytes
     assert reported.operators == len(model.operators)
@@ -134,3 +145,15 @@ def test_a_reset_brings_the_board_back_with_its_model(device, images, predictor,
     device.client.reset()
     assert device.facts().signature == model.signature
     assert device.run(images[1]).output[0].tolist() == predictor.run(images[1:2])[0].tolist()
+
+
+def test_a_crash_of_the_firmware_is_reported_and_the_image_repeated(device, images, predictor, monkeypatch):
+    if Capability.TEST_FAULT not in device.client.hello.capabilities:
+        pytest.skip("this board is not armed for faults")
+    notices = []
+    monkeypatch.setattr(device, "_notice", notices.append)
+    with contextlib.suppress(BoardFaultError):
+        device.client.provoke(TestFault.INVALID_LOAD)
+    assert device.run(images[1]).output[0].tolist() == predictor.run(images[1:2])[0].tolist()
+    assert len(notices) == 1
+    assert "crashed" in notices[0]

@@ -102,7 +102,7 @@ def test_digits_run_bit_exact_and_the_report_has_every_figure(board, model_file,
 
 
 @pytest.mark.emulator
-def test_instructions_are_predicted_within_two_percent(tmp_path):
+def test_instructions_are_predicted_within_two_percent_and_static_memory_exactly(tmp_path):
     if not shutil.which("qemu-system-xtensa"):
         pytest.skip("qemu-system-misc is not installed (make setup)")
     # Shapes that are not among those the cost model was fitted to: digits, and a slice of DeiT-Tiny.
@@ -116,11 +116,15 @@ def test_instructions_are_predicted_within_two_percent(tmp_path):
         file, out = tmp_path / f"{name}.tvit", tmp_path / f"{name}.json"
         file.write_bytes(pack_vit(random_vit(5, **options)))
         assert run("run-eval", "synthetic", "--board", "qemu-xtensa", "--model", file, "--limit", 2, "--json", out) == 0
-        latency = json.loads(out.read_text())["latency"]
+        report = json.loads(out.read_text())
+        latency = report["latency"]
         assert latency["unit"] == "instructions"
         assert abs(latency["relative_error"]) < 0.02
         for row in latency["layers"][:-1]:
             assert row["predicted"] == pytest.approx(row["measured"], rel=0.05), row["name"]
+        predicted = tmp_path / "p.json"
+        assert run("predict", file, "--board", "qemu-xtensa", "--json", predicted) == 0
+        assert json.loads(predicted.read_text())["memory"]["static"] == report["memory"]["static"]
 
 
 def test_a_mismatch_is_traced_to_its_element_on_the_board(model_file, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tvhil.errors import BoardError
 from tvhil.evaluation.device import DeviceFacts, Run
 from tvhil.evaluation.report import LINK_COUNTERS
 from tvhil.link import BoardFaultError, BoardInfo, BoardResetError, LinkClient, RunResult, TraceRecord
@@ -63,8 +64,14 @@ class LinkDevice:
                     raise
                 if self._notice:
                     self._notice(f"{error} - repeating the image")
-                self.client.connect()
+                self._reconnect()
         raise AssertionError("unreachable")
+
+    def _reconnect(self) -> None:
+        self.client.connect()
+        signature = self.client.model_info().signature.hex()
+        if signature != self.model.signature:
+            raise BoardError(f"after its restart the board runs another model ({signature[:16]}…): flash it again")
 
     def _run(self, image: bytes, crcs: bool, last: int | None) -> Run:
         operators = len(self.model.operators) if last is None else last + 1

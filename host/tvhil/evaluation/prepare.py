@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvhil.evaluation.report import empty_report, fill_latency_prediction
 from tvhil.packing.reader import TvitModel
-from tvhil.prediction.memory import predict_memory
+from tvhil.prediction.memory import predict_memory, static_bytes
 
 if TYPE_CHECKING:
     from tvhil.boards import Board
@@ -36,4 +36,10 @@ def predicted_report(model: TvitModel, file: Path, board: Board) -> dict[str, An
     prediction = board.cost.predict(model) if board.cost is not None else None
     fill_latency_prediction(report, prediction, [op.name for op in model.operators])
     report["memory"] = predict_memory(model, board.limits)
+    report["memory"]["static"] = _static_of_last_build(board)
     return report
+
+
+def _static_of_last_build(board: Board) -> int | None:
+    built = sorted(board.build_dir.glob("firmware-*.elf"), key=lambda path: path.stat().st_mtime)
+    return static_bytes(built[-1]) if built else None

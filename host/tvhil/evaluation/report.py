@@ -157,7 +157,7 @@ def fill_measured(report: Json, summary: Summary) -> None:
     for key, value in (summary.memory or {}).items():
         if key in ("arena", "stack"):
             report["memory"][key].update(value)
-        else:
+        elif value is not None:
             report["memory"][key] = value
 
 

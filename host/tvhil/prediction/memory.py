@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tvhil.errors import InputError
@@ -56,3 +57,25 @@ def predict_memory(model: TvitModel, limits: MemoryLimits) -> dict[str, Any]:
         "model_bytes": model.file_bytes,
         "heap": limits.heap,
     }
+
+
+def static_bytes(elf: Path) -> int | None:
+    """Data and bss of a firmware, from the symbols `__data_start` and `__bss_end` of its linker script.
+
+    Returns:
+        None where the file is no ELF or its linker script names other ends.
+    """
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
+    try:
+        with elf.open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".symtab")
+            if not isinstance(table, SymbolTableSection):
+                return None
+            ends = [table.get_symbol_by_name(name) for name in ("__data_start", "__bss_end")]
+    except (OSError, ELFError):
+        return None
+    values = [int(found[0]["st_value"]) for found in ends if found]
+    return values[1] - values[0] if len(values) == 2 else None
