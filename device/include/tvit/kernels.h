@@ -106,24 +106,29 @@ typedef struct {
 
 // --- the portable implementations --------------------------------------------------------------------------------
 
-// Work, for cost models, in the order of the shapes alone (G = n rounded up to 8):
-//   n*k decoded trits, patches * (G*k multiply-accumulates + patch_size * G/8 calls + n outputs), prefix_tokens * n
-//   copies.
+// Counts of work are for cost models: they follow from the shapes alone, but for a branch or two where a value is
+// clamped. G = n rounded up to 8, the channels that are decoded and computed together.
+//
+// Work: n*k trits decoded by codec, (G-n)/2 * k words cleared; patches * G/8 * patch_size dot products over
+// patch_size * image_channels terms (see below), patches * n outputs, prefix_tokens * n copies. Scratch: 16 * k bytes.
 void tvit_patch_embed_portable(const tvit_patch_embed_args *args, void *scratch);
 size_t tvit_patch_embed_buffer_size_portable(const tvit_patch_embed_args *args);
 
-// Work: rows * (two passes over n, one constant part: the square root and two divisions); a third pass where the rows
-// are quantized.
+// Work: rows (a square root and a division of fixed length, four hardware-sized divisions), rows * n/4 groups of
+// squares, rows * n outputs; per token two more passes over rows * n. Scratch: 2 * n bytes per token, else none.
 void tvit_layernorm_portable(const tvit_layernorm_args *args, void *scratch);
 size_t tvit_layernorm_buffer_size_portable(const tvit_layernorm_args *args);
 
-// Work (G = n rounded up to 8): n*k decoded trits, rows * (G*k multiply-accumulates, G/8 calls, n outputs); per-token
-// tables: two more passes over rows * n.
+// Work: n*k trits decoded by codec, (G-n)/2 * k words cleared; rows * G/8 dot products over k terms, rows * n outputs
+// by kind; per-token tables two more passes over rows * n. Scratch: 16 * k bytes.
 void tvit_linear_portable(const tvit_linear_args *args, void *scratch);
 size_t tvit_linear_buffer_size_portable(const tvit_linear_args *args);
 
-// Work (Q = tokens rounded up to 4, both for each head): 2 * Q * tokens * head_dim multiply-accumulates, Q * tokens
-// exponentials, Q * head_dim outputs, Q rows (three divisions each).
+// Work, for each head and each four queries (the last group computes four, too): 4 * head_dim queries widened; for each
+// key head_dim/4 steps of 16 multiply-accumulates and head_dim%4 of 4, 4 scores, 4 exponentials, 4 probabilities, and
+// head_dim/2 steps of 8 multiply-accumulates and head_dim%2 of 4; 4 * head_dim outputs, 12 divisions. Scratch: 8 *
+// tokens
+// + 8 * head_dim bytes, each rounded up to 16, and 8 * heads * head_dim per token.
 void tvit_attention_portable(const tvit_attention_args *args, void *scratch);
 size_t tvit_attention_buffer_size_portable(const tvit_attention_args *args);
 
@@ -137,6 +142,9 @@ size_t tvit_mean_pool_buffer_size_portable(const tvit_mean_pool_args *args);
 void tvit_trits_decode_portable(const tvit_ternary_matrix *matrix, uint32_t first, uint32_t count, int32_t (*pairs)[4],
                                 int32_t sums[8]);
 
+// Work: count/128 calls of the inner loop (rounded up), in each terms/4 steps of 32 multiply-accumulates and terms%4 of
+// 8, 8 sums widened.
+//
 // sums[c] += sum over i < count of trit[c][i] * (x[i] ^ flip), as unsigned bytes, for the 8 channels of `pairs`. With
 // flip = 0x80 and sums starting at -128 times the channel's trit sum, this is the dot product with int8 x; with flip =
 // 0 and the same start, with pixels x - 128.
