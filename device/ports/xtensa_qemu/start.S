@@ -2,7 +2,7 @@
 // Reset, exception vectors and the way into the fault report, for Xtensa cores with the XEA2 exceptions and VECBASE
 // (Xtensa ISA Reference Manual, 4.4 and 5.4). Call0 ABI: PS.WOE stays 0, so the window vectors are never taken.
 
-#include "special_registers.h"
+#include "special_registers.inc"
 #include "vectors.h"
 
 // Each vector saves a0 in EXCSAVE1, names itself in a0 and goes to the common handler. None needs a literal.

@@ -155,7 +155,9 @@ def _run(command: Sequence[str], what: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=plain)
     if done.returncode:
         lines = done.stderr.splitlines()
-        first = next((line for line in lines if "error" in line or "undefined" in line), lines[0] if lines else "")
+        first = next(
+            (line for line in lines if "error" in line.lower() or "undefined" in line), lines[0] if lines else ""
+        )
         raise FirmwareError(f"{what} failed (exit {done.returncode}): {first.strip() or 'no message'}")
 
 

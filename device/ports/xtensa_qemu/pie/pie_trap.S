@@ -3,7 +3,7 @@
 // On entry EXCSAVE1 = a0 of the program, PS.EXCM = 1: interrupts are masked and loops do not loop.
 
 #include "pie_trap.h"
-#include "../special_registers.h"
+#include "../special_registers.inc"
 #include "../vectors.h"
 
     .section .text.pie_trap, "ax"
