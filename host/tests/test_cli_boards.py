@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tvhil.boards import load_board
+from tvhil.boards import build, load_board
 from tvhil.cli import main
 from tvhil.commands import demo
 from tvhil.commands import run_eval as run_eval_command
@@ -275,6 +275,32 @@ def test_the_demo_takes_the_native_board_where_the_emulator_is_missing(
     error = capsys.readouterr().err
     assert "apt-get install gcc-xtensa-lx106" in error
     assert "running on native instead" in error
+
+
+@pytest.mark.parametrize("line", ["--tcp", "--pty"])
+def test_a_board_on_a_port_gets_the_model_uploaded(line, model_file, tmp_path, capsys):
+    firmware = build(load_board("native")).path
+    arguments = [firmware, line, *(["0"] if line == "--tcp" else []), "--model-ram", "1000000"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as board:
+        try:
+            place = board.stdout.readline().strip()
+            port = f"socket://{place}" if line == "--tcp" else place
+            out = tmp_path / "r.json"
+            code = run(
+                "run-eval", "digits", "--board", "native", "--port", port, "--model", model_file, "--limit", 3,
+                "--json", out,
+            )  # fmt: skip
+        finally:
+            board.kill()
+    assert code == 0
+    assert json.loads(out.read_text())["logits"]["bit_exact"] == 3
+    assert "uploading" in capsys.readouterr().err
+
+
+def test_a_port_that_is_not_there_is_named(model_file, capsys):
+    arguments = ["--board", "native", "--model", model_file, "--limit", 1, "--port", "/dev/ttyNONE"]
+    assert run("run-eval", "digits", *arguments) == ExitCode.BOARD
+    assert "/dev/ttyNONE" in capsys.readouterr().err
 
 
 def test_predict_writes_the_keys_of_a_report(model_file, tmp_path):
