@@ -129,7 +129,10 @@ def _portable_attention(model: TvitModel, op: Operator) -> Features:
         "groups": groups,
         "group_dims": groups * head_dim,
         "group_keys": groups * tokens,
-        "group_key_dims": groups * tokens * head_dim,
+        "score_quads": groups * tokens * (head_dim // 4),
+        "score_singles": groups * tokens * (head_dim % 4),
+        "value_pairs": groups * tokens * (head_dim // 2),
+        "value_singles": groups * tokens * (head_dim % 2),
         "outputs": tokens * heads * head_dim,
     }
     if model.tensors[op.output].per_token:
