@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tvhil.quantization.grid import I8_LIMIT, I16_LIMIT
 from tvhil.quantization.integer_ops import clamp, quantize_rows
-from tvhil.quantization.ternarizers import substitute
+from tvhil.quantization.ternarizers import substitute, substitute_clamped
 
 # Room above the largest value seen in calibration: 16-bit tensors must not saturate, and have the bits to spare.
 I16_HEADROOM = 2.0
@@ -94,8 +94,7 @@ class ActivationQuantizer(Quantizable):
 
     def to_grid(self, ideal: Tensor, exact: Tensor) -> Tensor:
         """Real values of the integers `exact` (clamped), with the gradient of `ideal`, both in units."""
-        limit = self.limit
-        return substitute(clamp(ideal, limit), clamp(exact.to(ideal.dtype), limit)) * self.unit()
+        return substitute_clamped(ideal, exact, self.limit) * self.unit()
 
     def integers(self, x: Tensor) -> Tensor:
         """Units of a tensor that is on the grid, as whole numbers in floating point, differentiable in x."""

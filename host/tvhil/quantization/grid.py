@@ -30,7 +30,7 @@ PER_TOKEN_UNIT = 2.0**19  # CONTRACT.md section 3: p drops 4 bits and the multip
 # The largest g * 2^score_shift of section 6, so that exp_multiplier stays below 2^15.
 SCORE_UNIT_MAX = 0.99996
 # LayerNorm keeps A below its limit of 2^30 for every row whose standard deviation is at least this many stream units.
-SIGMA_MIN = 8.0
+SIGMA_MIN = 1.0
 
 
 def _module(x: Array) -> Any:

@@ -35,7 +35,7 @@ from tvhil.quantization.grid import (
     layernorm_constants,
     round_half_up,
 )
-from tvhil.quantization.ternarizers import straight_through, substitute, ternarizer
+from tvhil.quantization.ternarizers import straight_through, substitute, substitute_clamped, ternarizer
 
 
 class LinearIntegers(NamedTuple):
@@ -158,8 +158,7 @@ class TernaryLinear(Quantizable):
         units, limits = self.output_units()
         if not self.config.grid:
             y = F.linear(x, weight, bias) / units
-            y = integer_ops.clamp(substitute(y, round_half_up(y.detach())), limits)
-            return y * units
+            return substitute_clamped(y, round_half_up(y.detach()), limits) * units
         trits, grid = self.integers()
         power = torch.exp2(grid.shift).round().to(x.dtype)  # 2^shift
         to_units = power / units
@@ -168,7 +167,7 @@ class TernaryLinear(Quantizable):
         ideal = torch.zeros_like(units) if bias is None else bias * to_units
         bias = substitute(ideal, grid.bias)
         y = self.accumulate(x, weight, bias) / power
-        return integer_ops.clamp(substitute(y, torch.floor(y.detach())), limits) * units
+        return substitute_clamped(y, torch.floor(y.detach()), limits) * units
 
     def accumulate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Gain times accumulator, rescaled by the row's multiplier for per-token inputs, plus bias."""
@@ -300,7 +299,8 @@ class TableGelu(Quantizable):
     def table(self) -> Tensor:
         """The 256 entries, float64 whole numbers."""
         (source,), (output,) = self._input, self._output
-        return gelu_table(source.unit().double(), output.unit().double(), output.limit)
+        table: Tensor = gelu_table(source.unit().double(), output.unit().double(), output.limit)
+        return table
 
     def forward(self, x: Tensor) -> Tensor:
         """Real values on the input's grid to real values on the output's."""

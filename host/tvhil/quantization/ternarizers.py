@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tvhil.errors import UsageError
+from tvhil.quantization.integer_ops import clamp
 
 
 class Ternary(NamedTuple):
@@ -94,6 +95,26 @@ def substitute(ideal: Tensor, exact: Tensor) -> Tensor:
     if not (torch.is_grad_enabled() and ideal.requires_grad):
         return exact.to(ideal.dtype)
     out: Tensor = _Substitute.apply(ideal, exact.detach())  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ideal: Tensor, exact: Tensor, limit: Tensor | int) -> Tensor:
+        ctx.save_for_backward(ideal.abs() <= limit)
+        return clamp(exact.to(ideal.dtype), limit)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None
+
+
+def substitute_clamped(ideal: Tensor, exact: Tensor, limit: Tensor | int) -> Tensor:
+    """`exact` clamped to `[-limit, limit]`, with the gradient of `ideal` where that is inside, and 0 elsewhere."""
+    if not (torch.is_grad_enabled() and ideal.requires_grad):
+        return clamp(exact.to(ideal.dtype), limit)
+    out: Tensor = _Clamp.apply(ideal, exact.detach(), limit)  # type: ignore[no-untyped-call]
     return out
 
 
