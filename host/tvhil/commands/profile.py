@@ -54,7 +54,6 @@ def run(options: argparse.Namespace) -> int:
     from tvhil.evaluation.prepare import predicted_report
     from tvhil.prediction import Predictor
     from tvhil.profiling.benchmark import commit, parameters
-    from tvhil.profiling.program import Program
     from tvhil.profiling.record import Recorder
     from tvhil.profiling.report import SCHEMA, profile_json, tables
 
@@ -66,14 +65,10 @@ def run(options: argparse.Namespace) -> int:
     model, file = open_model(options.model)
     with building() as progress:
         image = flash(board, model, progress=progress)
-    program = Program(image.firmware.path)
     sample = _image(model, options.seed)
-    with stderr().status("simulating"):
-        recorder = Recorder(
-            program, model, image.flash, config=board.cycle_model, command_line=f"board={board.name}", trap=True
-        )
-        with recorder:
-            recording = recorder.record(sample, options.loops)
+    with stderr().status("simulating"), Recorder(board, image) as recorder:
+        program = recorder.program
+        recording = recorder.record(sample, options.loops)
     expected = Predictor(model).run(sample[None])[0]
     if not np.array_equal(recording.logits, expected):
         raise MismatchError(f"the logits are not the predicted ones: `tvhil run-eval --board {board.name}` tells where")

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tvhil.boards import Board, BootImage
+from tvhil.errors import UsageError
 from tvhil.link import LinkClient, RunResult
 from tvhil.lx7sim import STALLS, Simulator, Stop, Totals
-from tvhil.packing.reader import TvitModel
 from tvhil.profiling.aggregate import Rows
 from tvhil.profiling.loops import Loop, find_loops
 from tvhil.profiling.program import Program
@@ -23,6 +22,7 @@ from tvhil.profiling.stacks import Samples, Unwinder
 
 _SAMPLES = 20_000  # call stacks an inference, about
 _EXECUTE = "tvit_run"  # the frame below which operators run
+_BETWEEN = "observe"  # and what it calls after each of them
 
 
 @dataclass
@@ -64,20 +64,27 @@ class Recording:
 
 
 class Recorder:
-    """A firmware on a simulator, with a model in its flash.
+    """A board's firmware on a simulator in this process, with a model in its flash.
 
     Args:
-        program: the firmware.
-        model: that lies in flash.
-        model_file: its file.
-        options: for `lx7sim.Simulator` (config, pie, parameters …).
+        board: one with a cycle model.
+        image: its firmware and the model, from `boards.flash`.
+        parameters: changes to the cycle model by name ("latency.load").
+
+    Raises:
+        UsageError: the board has no cycle model.
     """
 
-    def __init__(self, program: Program, model: TvitModel, model_file: Path, **options: Any) -> None:
-        self.program, self.model = program, model
-        self.simulator = Simulator(flash=model_file, **options)
+    def __init__(self, board: Board, image: BootImage, parameters: Mapping[str, int] | None = None) -> None:
+        if board.cycle_model is None:
+            raise UsageError(f"{board.name} has no cycle model to profile with; lx7sim has")
+        self.program, self.model = Program(image.firmware.path), image.model
+        self.simulator = Simulator(
+            config=board.cycle_model, pie=True, trap=True, flash=image.flash, command_line=f"board={board.name}",
+            parameters=parameters,
+        )  # fmt: skip
         try:
-            self.simulator.load(program.path)
+            self.simulator.load(self.program.path)
             self.parameters = self.simulator.parameters()
             cpu_hz = 1e6 * self.parameters["clock.cpu_mhz"]
             self.transport = SimulatorTransport(self.simulator, cpu_hz)
@@ -88,7 +95,7 @@ class Recorder:
         except BaseException:
             self.simulator.close()
             raise
-        self._operator_index = program.member_address("server", "operators_run")
+        self._operator_index = self.program.member_address("server", "operators_run")
 
     def __enter__(self) -> Recorder:
         return self
@@ -167,7 +174,7 @@ class Recorder:
         if self._operator_index is None or _EXECUTE not in stack[:-1]:
             return stack
         index = int.from_bytes(self.simulator.read_memory(self._operator_index, 4), "little")
-        if index >= len(names):
-            return stack
         at = stack.index(_EXECUTE) + 1
+        if index >= len(names) or stack[at] == _BETWEEN:
+            return stack
         return (*stack[:at], names[index], *stack[at:])
