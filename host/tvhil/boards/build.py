@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvhil.boards.board import Board, load_board
-from tvhil.boards.tools import find_program
+from tvhil.boards.tools import find_program, keep_newest
 from tvhil.errors import TvhilError, UsageError
 from tvhil.runtime import device_dir
 
@@ -103,7 +103,7 @@ def build_program(
             output.replace(image)
     except OSError as error:
         raise FirmwareError(f"{board.name}: cannot build in {board.build_dir}: {error}") from None
-    _forget_old(board.build_dir, f"{name}-*{image.suffix}")
+    keep_newest(board.build_dir, f"{name}-*{image.suffix}", _KEPT)
     return FirmwareImage(image, build_id, fresh=True)
 
 
@@ -159,10 +159,3 @@ def _run(command: Sequence[str], what: str) -> None:
             (line for line in lines if "error" in line.lower() or "undefined" in line), lines[0] if lines else ""
         )
         raise FirmwareError(f"{what} failed (exit {done.returncode}): {first.strip() or 'no message'}")
-
-
-def _forget_old(folder: Path, pattern: str) -> None:
-    """Keep the images used last."""
-    images = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in images[_KEPT:]:
-        path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tvhil.boards.board import Board
 from tvhil.boards.build import FirmwareImage, Progress, build
+from tvhil.boards.tools import keep_newest
 from tvhil.errors import InputError, UsageError
 from tvhil.packing.reader import TvitModel, read_model
 from tvhil.prediction.memory import check_fit
@@ -62,7 +63,7 @@ def flash(
     fresh = not _holds(path, model.file, size)
     if fresh:
         _write(path, model.file, size)
-        _forget_old(board.build_dir)
+        keep_newest(board.build_dir, "flash-*.img", _KEPT)  # one that an emulator has open stays readable for it
     else:
         path.touch()
     return BootImage(firmware, path, model, fresh)
@@ -94,10 +95,3 @@ def _write(path: Path, content: bytes, size: int) -> None:
                 raise
     except OSError as error:
         raise InputError(f"{path}: the flash image cannot be written: {error.strerror}") from None
-
-
-def _forget_old(folder: Path) -> None:
-    """Keep the images used last; one that an emulator has open stays readable for it."""
-    images = sorted(folder.glob("flash-*.img"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in images[_KEPT:]:
-        path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tvhil import lx7sim
 from tvhil.boards.board import Board
 from tvhil.boards.flash import BootImage
-from tvhil.boards.tools import find_program, program_version
+from tvhil.boards.tools import find_program, keep_newest, program_version
 from tvhil.errors import BoardError, UsageError
 from tvhil.link import LinkClient, LinkTimeouts, Transport, open_transport
 from tvhil.link.errors import LinkClosedError
@@ -149,44 +149,48 @@ def start_program(board: Board, program: Path, flash_image: Path) -> RunningBoar
     """Start a board's emulator with any program: `start`, tests and bare-metal tools."""
     assert board.start is not None
     ours, theirs = socket.socketpair()
-    with theirs:
-        values: dict[str, object] = {"firmware": program, "flash": flash_image, "fd": theirs.fileno()}
-        if board.cycle_model is not None:
-            values |= {"lx7sim": lx7sim.program(), "cycle_model": board.cycle_model}
-        command = [board.expand(argument, **values) for argument in board.start.command]
-        if board.start.package:
-            command[0] = find_program(command[0], board.start.package, board.name)
-        over_stdio = not any("{fd}" in argument for argument in board.start.command)
-        log = _new_log(board)
-        try:
-            with log.open("wb") as errors:
-                process = subprocess.Popen(
-                    command,
-                    stdin=theirs.fileno() if over_stdio else subprocess.DEVNULL,
-                    stdout=theirs.fileno() if over_stdio else errors,
-                    stderr=errors,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # Ctrl-C is for us: we end the board in order
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-                )
-        except OSError as error:
-            ours.close()
-            raise BoardError(f"{board.name}: cannot start {command[0]}: {error.strerror}") from None
+    try:
+        with theirs:
+            process, log = _launch(board, program, flash_image, theirs.fileno())
+    except BaseException:
+        ours.close()
+        raise
     return RunningBoard(board, SocketTransport(ours, board.name), process, log)
 
 
-def _new_log(board: Board) -> Path:
+def _launch(board: Board, program: Path, flash_image: Path, link: int) -> tuple[subprocess.Popen[bytes], Path]:
+    assert board.start is not None
+    values: dict[str, object] = {"firmware": program, "flash": flash_image, "fd": link}
+    if board.cycle_model is not None:
+        values |= {"lx7sim": lx7sim.program(), "cycle_model": board.cycle_model}
+    command = [board.expand(argument, **values) for argument in board.start.command]
+    if board.start.package:
+        command[0] = find_program(command[0], board.start.package, board.name)
+    over_stdio = not any("{fd}" in argument for argument in board.start.command)
     board.build_dir.mkdir(parents=True, exist_ok=True)
-    logs = sorted(board.build_dir.glob("emulator-*.log"), key=lambda path: path.stat().st_mtime)
-    for path in logs[:-_LOGS_KEPT]:
-        path.unlink(missing_ok=True)
-    return board.build_dir / f"emulator-{os.getpid()}-{time.monotonic_ns()}.log"
+    keep_newest(board.build_dir, "emulator-*.log", _LOGS_KEPT)
+    log = board.build_dir / f"emulator-{os.getpid()}-{time.monotonic_ns()}.log"
+    with log.open("wb") as errors:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=link if over_stdio else subprocess.DEVNULL,
+                stdout=link if over_stdio else errors,
+                stderr=errors,
+                pass_fds=[link],
+                start_new_session=True,  # Ctrl-C is for us: we end the board in order
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        except OSError as error:
+            raise BoardError(f"{board.name}: cannot start {command[0]}: {error.strerror}") from None
+    return process, log
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _die_with_parent() -> None:
-    """Even when we are killed, no emulator is left behind. Runs between fork and exec."""
+    """Even when we are killed, no emulator is left behind: it ends with the thread that started it (prctl(2)). Runs
+    between fork and exec."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

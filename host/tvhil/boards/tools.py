@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+from pathlib import Path
 
 from tvhil.errors import MissingToolError
 from tvhil.runtime import find_compiler
@@ -38,3 +40,14 @@ def program_version(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return ""
     return (done.stdout or done.stderr).strip().partition("\n")[0].strip()
+
+
+def keep_newest(folder: Path, pattern: str, count: int) -> None:
+    """Delete all but the files that were written or used last; others may be doing the same."""
+    ages: list[tuple[float, Path]] = []
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages, reverse=True)[count:]:
+        with contextlib.suppress(OSError):
+            path.unlink()
