@@ -625,6 +625,7 @@ def interrupts(p: Program) -> None:
     p("add", 4, 4, 5)
     p("wsr", 4, "ccompare0")
     p.notes.extend(one)
+    p.label("waits")
     p("waiti", 0)
 
 
@@ -752,7 +753,11 @@ def windows(p: Program) -> None:
     for size in (4, 8, 12):
         for depth in (1, 5, 15, 30):
             p("movi", size + 2, depth)
-            p(f"call{size}", f"f{size}")
+            if depth == 5:
+                p.li(4, f"f{size}")
+                p(f"callx{size}", 4)
+            else:
+                p(f"call{size}", f"f{size}")
             record_result(size + 2, f"call{size} recursion of depth {depth}")
     for depth in (1, 6, 20):
         p("movi", 10, depth)

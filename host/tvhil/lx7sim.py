@@ -33,6 +33,18 @@ STALLS = (
 )  # lx7_stall_t
 REGIONS = ("sram", "flash", "psram", "device")  # lx7_region_class_t
 
+#: Parameters under which every instruction takes one cycle as long as code and data are in SRAM: CCOUNT counts instructions.
+INSTRUCTION_CLOCK = {
+    **{f"latency.{name}": 1 for name in ("load", "mul16", "mul32", "mulh", "div", "special_register", "wfr", "rfr")},
+    **{f"latency.fp_{name}": 1 for name in ("add", "mul", "madd", "convert", "compare", "move", "estimate", "load")},
+    **{f"transfer.{name}": 0 for name in ("branch_taken", "jump", "jump_register", "call", "call_register", "return")},
+    **{f"transfer.{name}": 0 for name in ("return_windowed", "entry", "return_exception", "exception")},
+    **{"transfer.target_crosses_fetch_word": 0, "loop.setup": 0, "loop.back": 0, "loop.back_unbuffered": 0},
+    **{f"sync.{name}": 0 for name in ("isync", "rsync", "memw", "s32c1i")},
+    **{f"memory.{name}": 0 for name in ("unaligned_crossing", "device_load", "device_store")},
+    **{"pie.stage1_result": 1, "pie.stage2_result": 1, "pie.mac_to_reduce": 1},
+}
+
 #: One row of `Simulator.pcs()`: lx7_pc_t.
 PC_ROW = np.dtype(
     [
