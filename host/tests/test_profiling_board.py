@@ -12,7 +12,7 @@ from board_programs import missing_tools, small_model
 
 from tvhil.boards import flash, load_board
 from tvhil.cli import main
-from tvhil.errors import ExitCode
+from tvhil.errors import ExitCode, UsageError
 from tvhil.evaluation.session import open_device
 from tvhil.link import LinkClosedError
 from tvhil.lx7sim import STALLS
@@ -164,6 +164,14 @@ def test_profile_writes_everything_it_is_asked_for(board, tmp_path, capsys):
     shown = capsys.readouterr().out
     for text in ("multiply-accumulates", "stalls", "cycles an iteration", "tvit_linear_portable"):
         assert text in shown
+
+
+def test_the_loops_of_one_function_can_be_asked_for(board):
+    with recorder(board) as made:
+        recording = made.record(IMAGE, 2, "tvit_layernorm_portable")
+        assert {schedule.loop.function for schedule in recording.schedules} == {"tvit_layernorm_portable"}
+        with pytest.raises(UsageError, match="no function 'none' ran"):
+            made.record(IMAGE, 2, "none")
 
 
 def test_a_drawing_that_cannot_be_written_is_one_line(board, tmp_path, capsys):

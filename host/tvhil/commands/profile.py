@@ -26,7 +26,7 @@ EXAMPLES = """\
 examples:
   tvhil profile                                        the embedded model on lx7sim
   tvhil profile --model m.tvit --flame f.html --json p.json
-  tvhil profile --loops 1 --functions 0 --lines 0      the schedule of the hottest loop
+  tvhil profile --of tvit_linear_portable --loops 1    the schedule of a function's hottest loop
 """
 
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--functions", metavar="N", type=int, default=15, help="rows of functions (default 15)")
     parser.add_argument("--lines", metavar="N", type=int, default=15, help="rows of source lines (default 15)")
     parser.add_argument("--loops", metavar="N", type=int, default=3, help="loops, with their schedules (default 3)")
+    parser.add_argument("--of", metavar="FUNCTION", help="schedules of the loops of this function only")
     parser.add_argument("--flame", metavar="FILE", type=Path, help="write a flame graph (HTML)")
     parser.add_argument("--speedscope", metavar="FILE", type=Path, help="write the call stacks for speedscope.app")
     parser.add_argument("--trace", metavar="FILE", type=Path, help="write Chrome trace events")
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     sample = _image(model, options.seed)
     with stderr().status("simulating"), Recorder(board, image) as recorder:
         program = recorder.program
-        recording = recorder.record(sample, options.loops)
+        recording = recorder.record(sample, options.loops, options.of)
     expected = Predictor(model).run(sample[None])[0]
     if not np.array_equal(recording.logits, expected):
         raise MismatchError(f"the logits are not the predicted ones: `tvhil run-eval --board {board.name}` tells where")

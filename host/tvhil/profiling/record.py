@@ -13,14 +13,14 @@ from tvhil.boards import Board, BootImage
 from tvhil.errors import UsageError
 from tvhil.link import LinkClient, RunResult
 from tvhil.lx7sim import STALLS, Simulator, Stop, Totals
-from tvhil.profiling.aggregate import Rows
+from tvhil.profiling.aggregate import Rows, cycles_by_function
 from tvhil.profiling.loops import Loop, find_loops
 from tvhil.profiling.program import Program
 from tvhil.profiling.schedule import LoopTracer, Schedule
 from tvhil.profiling.simulated_board import SimulatorTransport
 from tvhil.profiling.stacks import Samples, Unwinder
 
-_SAMPLES = 20_000  # call stacks an inference, about
+_SAMPLES = 10_000  # call stacks an inference, about
 _EXECUTE = "tvit_run"  # the frame below which operators run
 _BETWEEN = "observe"  # and what it calls after each of them
 
@@ -116,12 +116,16 @@ class Recorder:
         data = self.client.read_output(result, shape.value_bytes)
         return np.frombuffer(data, shape.dtype.numpy).astype(np.int16), result
 
-    def record(self, image: npt.NDArray[np.uint8], schedules: int = 3) -> Recording:
+    def record(self, image: npt.NDArray[np.uint8], schedules: int = 3, function: str | None = None) -> Recording:
         """Run the model on an image: once for the counters, once more for call stacks and schedules.
 
         Args:
             image: uint8 `[H][W][C]`.
             schedules: of how many of the most expensive innermost loops to write down an iteration.
+            function: look for those loops in this function only.
+
+        Raises:
+            UsageError: the function did not run.
         """
         logits, result = self.infer(image)
         totals, rows = self._counted
@@ -132,7 +136,9 @@ class Recorder:
             for op, record in zip(self.model.operators, records, strict=False)
         ]
         loops = find_loops(rows, self.program, self.simulator.disassemble)
-        innermost = [loop for loop in loops if loop.innermost][:schedules]
+        if function is not None and function not in cycles_by_function(rows, self.program):
+            raise UsageError(f"no function {function!r} ran in this inference")
+        innermost = [loop for loop in loops if loop.innermost and function in (None, loop.function)][:schedules]
         tracers = [LoopTracer(self.simulator, loop) for loop in innermost]
         samples = self._sample(image, max(100, totals.cycles // _SAMPLES), tracers)
         found = [tracer.schedule for tracer in tracers if tracer.schedule is not None]

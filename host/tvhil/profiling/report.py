@@ -107,7 +107,7 @@ def tables(
             ("loop",),
         )
     for schedule in recording.schedules[:loops]:
-        yield Text("\n" + "\n".join(render(schedule, program)))
+        yield Text("\n" + "\n".join(render(schedule, program)), no_wrap=True, overflow="ellipsis")
 
 
 def _totals_table(result: Mapping[str, Any]) -> RenderableType:

@@ -97,6 +97,11 @@ class Schedule:
         }
 
 
+def path(slots: tuple[Slot, ...]) -> list[tuple[int, int]]:
+    """Address and cycle of each instruction of an iteration."""
+    return [(slot.pc, slot.cycle) for slot in slots]
+
+
 class LoopTracer:
     """Records iterations of one loop while the simulator runs: call `sample` between slices of the run.
 
@@ -127,7 +132,7 @@ class LoopTracer:
         finally:
             self._simulator.trace(None)
         for before, after in pairwise(iterations):
-            same = [(s.pc, s.cycle) for s in before] == [(s.pc, s.cycle) for s in after]
+            same = path(before) == path(after)
             if same or self.schedule is None:
                 self.schedule = Schedule(self.loop, after, same)
             if same:
@@ -153,7 +158,7 @@ class _Collector:
 
     def visit(self, event: Event) -> bool:
         self._events += 1
-        if self._events > _MOST_EVENTS or len(self._iterations) >= 4:
+        if self._events > _MOST_EVENTS or len(self._iterations) >= 4 or self._repeats():
             return True
         if not self._slots:
             if event.pc == self._header:
@@ -169,6 +174,9 @@ class _Collector:
             self._iterations.append(tuple(self._slots))
             self._begin(event)
         return False
+
+    def _repeats(self) -> bool:
+        return len(self._iterations) > 1 and path(self._iterations[-1]) == path(self._iterations[-2])
 
     def _begin(self, event: Event) -> None:
         text, _ = self._simulator.disassemble(event.pc)

@@ -17,6 +17,7 @@ from tvhil.profiling.program import UNKNOWN, Program
 Stack = tuple[str, ...]  # outermost first
 
 _MOST_FRAMES = 64
+_STACK_BYTES = 1024
 _REGISTERS = (0, 1, 12, 13, 14, 15)  # return address, stack pointer, and those that a callee saves (call0 ABI)
 
 
@@ -26,6 +27,7 @@ class Unwinder:
     def __init__(self, simulator: Simulator, program: Program) -> None:
         self._simulator, self._program = simulator, program
         self._calls: dict[int, bool] = {}
+        self._top, self._bytes = 0, b""
 
     def stack(self) -> tuple[Stack, bool]:
         """Functions from the outermost to the one that runs now, and whether the outermost is one that nobody called.
@@ -35,6 +37,7 @@ class Unwinder:
         """
         simulator, program = self._simulator, self._program
         values = {n: simulator.register(f"a{n}") for n in _REGISTERS}
+        self._read_stack(values[1])
         pc = simulator.register("pc")
         frames = [program.name_at(pc)]
         complete = False
@@ -46,11 +49,10 @@ class Unwinder:
             cfa = (values[rule.register] + rule.offset) & 0xFFFFFFFF
             for register, offset in rule.saved.items():
                 if register in values:
-                    try:
-                        word = simulator.read_memory((cfa + offset) & 0xFFFFFFFF, 4)
-                    except SimulatorError:
+                    word = self._word((cfa + offset) & 0xFFFFFFFF)
+                    if word is None:
                         return tuple(reversed(frames)), False
-                    values[register] = int.from_bytes(word, "little")
+                    values[register] = word
             values[1] = cfa
             caller = values[0]
             if caller == 0:
@@ -64,6 +66,25 @@ class Unwinder:
             if len(frames) > 2 and frames[-1] == frames[-2] == UNKNOWN:
                 break
         return tuple(reversed(frames)), complete
+
+    def _read_stack(self, pointer: int) -> None:
+        """Fetch the top of the stack in one go."""
+        self._top, self._bytes = pointer, b""
+        for size in (_STACK_BYTES, _STACK_BYTES // 16):
+            try:
+                self._bytes = self._simulator.read_memory(pointer, size)
+                return
+            except SimulatorError:
+                continue  # it ends with the memory
+
+    def _word(self, address: int) -> int | None:
+        at = address - self._top
+        if 0 <= at <= len(self._bytes) - 4:
+            return int.from_bytes(self._bytes[at : at + 4], "little")
+        try:
+            return int.from_bytes(self._simulator.read_memory(address, 4), "little")
+        except SimulatorError:
+            return None
 
     def _is_return_address(self, address: int) -> bool:
         if address not in self._calls:
