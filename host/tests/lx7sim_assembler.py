@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small Xtensa assembler and ELF writer for the tests of lx7sim.
 
-It encodes from the opcode maps of the Instruction Set Architecture Reference Manual (chapter 7), independently of the simulator's
-decoder, and needs no cross toolchain. Operands come in the manual's order; branch and call targets are labels.
+It encodes from the opcode maps of the Instruction Set Architecture Reference Manual (chapter 7), not from the
+simulator's decoder, and needs no cross toolchain. Operands come in the manual's order; branch and call targets are
+labels.
 """
 
 from __future__ import annotations
@@ -17,9 +18,28 @@ B4CONST = (-1, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 32, 64, 128, 256)
 B4CONSTU = (32768, 65536, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 32, 64, 128, 256)
 
 SPECIAL = {
-    **{"lbeg": 0, "lend": 1, "lcount": 2, "sar": 3, "br": 4, "scompare1": 12, "windowbase": 72, "windowstart": 73},
-    **{"memctl": 97, "atomctl": 99, "cpenable": 224, "interrupt": 226, "intset": 226, "intclear": 227, "intenable": 228},
-    **{"ps": 230, "vecbase": 231, "exccause": 232, "ccount": 234, "prid": 235, "excvaddr": 238, "depc": 192},
+    "lbeg": 0,
+    "lend": 1,
+    "lcount": 2,
+    "sar": 3,
+    "br": 4,
+    "scompare1": 12,
+    "windowbase": 72,
+    "windowstart": 73,
+    "memctl": 97,
+    "atomctl": 99,
+    "cpenable": 224,
+    "interrupt": 226,
+    "intset": 226,
+    "intclear": 227,
+    "intenable": 228,
+    "ps": 230,
+    "vecbase": 231,
+    "exccause": 232,
+    "ccount": 234,
+    "prid": 235,
+    "excvaddr": 238,
+    "depc": 192,
     **{f"epc{n}": 176 + n for n in range(1, 8)},
     **{f"eps{n}": 192 + n for n in range(2, 8)},
     **{f"excsave{n}": 208 + n for n in range(1, 8)},
@@ -29,40 +49,141 @@ SPECIAL = {
 
 # three registers: name: (op1, op2), operands r, s, t
 RRR = {
-    **{"and": (0, 1), "or": (0, 2), "xor": (0, 3), "add": (0, 8), "addx2": (0, 9), "addx4": (0, 10), "addx8": (0, 11)},
-    **{"sub": (0, 12), "subx2": (0, 13), "subx4": (0, 14), "subx8": (0, 15), "src": (1, 8), "mul16u": (1, 12)},
-    **{"mul16s": (1, 13), "mull": (2, 8), "muluh": (2, 10), "mulsh": (2, 11), "quou": (2, 12), "quos": (2, 13)},
-    **{"remu": (2, 14), "rems": (2, 15), "min": (3, 4), "max": (3, 5), "minu": (3, 6), "maxu": (3, 7), "moveqz": (3, 8)},
-    **{"movnez": (3, 9), "movltz": (3, 10), "movgez": (3, 11), "movf": (3, 12), "movt": (3, 13)},
-    **{"andb": (2, 0), "andbc": (2, 1), "orb": (2, 2), "orbc": (2, 3), "xorb": (2, 4)},
-    **{"add.s": (10, 0), "sub.s": (10, 1), "mul.s": (10, 2), "madd.s": (10, 4), "msub.s": (10, 5), "maddn.s": (10, 6)},
-    **{"divn.s": (10, 7), "round.s": (10, 8), "trunc.s": (10, 9), "floor.s": (10, 10), "ceil.s": (10, 11)},
-    **{"float.s": (10, 12), "ufloat.s": (10, 13), "utrunc.s": (10, 14)},
-    **{"un.s": (11, 1), "oeq.s": (11, 2), "ueq.s": (11, 3), "olt.s": (11, 4), "ult.s": (11, 5), "ole.s": (11, 6)},
-    **{"ule.s": (11, 7), "moveqz.s": (11, 8), "movnez.s": (11, 9), "movltz.s": (11, 10), "movgez.s": (11, 11)},
-    **{"movf.s": (11, 12), "movt.s": (11, 13), "lsx": (8, 0), "lsxp": (8, 1), "ssx": (8, 4), "ssxp": (8, 5)},
+    "and": (0, 1),
+    "or": (0, 2),
+    "xor": (0, 3),
+    "add": (0, 8),
+    "addx2": (0, 9),
+    "addx4": (0, 10),
+    "addx8": (0, 11),
+    "sub": (0, 12),
+    "subx2": (0, 13),
+    "subx4": (0, 14),
+    "subx8": (0, 15),
+    "src": (1, 8),
+    "mul16u": (1, 12),
+    "mul16s": (1, 13),
+    "mull": (2, 8),
+    "muluh": (2, 10),
+    "mulsh": (2, 11),
+    "quou": (2, 12),
+    "quos": (2, 13),
+    "remu": (2, 14),
+    "rems": (2, 15),
+    "min": (3, 4),
+    "max": (3, 5),
+    "minu": (3, 6),
+    "maxu": (3, 7),
+    "moveqz": (3, 8),
+    "movnez": (3, 9),
+    "movltz": (3, 10),
+    "movgez": (3, 11),
+    "movf": (3, 12),
+    "movt": (3, 13),
+    "andb": (2, 0),
+    "andbc": (2, 1),
+    "orb": (2, 2),
+    "orbc": (2, 3),
+    "xorb": (2, 4),
+    "add.s": (10, 0),
+    "sub.s": (10, 1),
+    "mul.s": (10, 2),
+    "madd.s": (10, 4),
+    "msub.s": (10, 5),
+    "maddn.s": (10, 6),
+    "divn.s": (10, 7),
+    "round.s": (10, 8),
+    "trunc.s": (10, 9),
+    "floor.s": (10, 10),
+    "ceil.s": (10, 11),
+    "float.s": (10, 12),
+    "ufloat.s": (10, 13),
+    "utrunc.s": (10, 14),
+    "un.s": (11, 1),
+    "oeq.s": (11, 2),
+    "ueq.s": (11, 3),
+    "olt.s": (11, 4),
+    "ult.s": (11, 5),
+    "ole.s": (11, 6),
+    "ule.s": (11, 7),
+    "moveqz.s": (11, 8),
+    "movnez.s": (11, 9),
+    "movltz.s": (11, 10),
+    "movgez.s": (11, 11),
+    "movf.s": (11, 12),
+    "movt.s": (11, 13),
+    "lsx": (8, 0),
+    "lsxp": (8, 1),
+    "ssx": (8, 4),
+    "ssxp": (8, 5),
 }
 # FP1OP: two registers r, s; name: t
 FP1 = {
-    **{"mov.s": 0, "abs.s": 1, "const.s": 3, "rfr": 4, "wfr": 5, "neg.s": 6, "div0.s": 7, "recip0.s": 8, "sqrt0.s": 9},
-    **{"rsqrt0.s": 10, "nexp01.s": 11, "mksadj.s": 12, "mkdadj.s": 13, "addexp.s": 14, "addexpm.s": 15},
+    "mov.s": 0,
+    "abs.s": 1,
+    "const.s": 3,
+    "rfr": 4,
+    "wfr": 5,
+    "neg.s": 6,
+    "div0.s": 7,
+    "recip0.s": 8,
+    "sqrt0.s": 9,
+    "rsqrt0.s": 10,
+    "nexp01.s": 11,
+    "mksadj.s": 12,
+    "mkdadj.s": 13,
+    "addexp.s": 14,
+    "addexpm.s": 15,
 }
 # op0 = 2: operands t, s, offset; name: (r, scale)
 LSAI = {
-    **{"l8ui": (0, 1), "l16ui": (1, 2), "l32i": (2, 4), "s8i": (4, 1), "s16i": (5, 2), "s32i": (6, 4), "l16si": (9, 2)},
-    **{"l32ai": (11, 4), "addi": (12, 1), "addmi": (13, 256), "s32c1i": (14, 4), "s32ri": (15, 4)},
+    "l8ui": (0, 1),
+    "l16ui": (1, 2),
+    "l32i": (2, 4),
+    "s8i": (4, 1),
+    "s16i": (5, 2),
+    "s32i": (6, 4),
+    "l16si": (9, 2),
+    "l32ai": (11, 4),
+    "addi": (12, 1),
+    "addmi": (13, 256),
+    "s32c1i": (14, 4),
+    "s32ri": (15, 4),
 }
 LSCI = {"lsi": 0, "ssi": 4, "lsip": 8, "ssip": 12}
 # no operands: the whole word
 PLAIN = {
-    **{"ill": 0x000000, "ret": 0x000080, "retw": 0x000090, "isync": 0x002000, "rsync": 0x002010, "esync": 0x002020},
-    **{"dsync": 0x002030, "excw": 0x002080, "memw": 0x0020C0, "extw": 0x0020D0, "nop": 0x0020F0, "rfe": 0x003000},
-    **{"rfde": 0x003200, "rfwo": 0x003400, "rfwu": 0x003500, "syscall": 0x005000},
+    "ill": 0x000000,
+    "ret": 0x000080,
+    "retw": 0x000090,
+    "isync": 0x002000,
+    "rsync": 0x002010,
+    "esync": 0x002020,
+    "dsync": 0x002030,
+    "excw": 0x002080,
+    "memw": 0x0020C0,
+    "extw": 0x0020D0,
+    "nop": 0x0020F0,
+    "rfe": 0x003000,
+    "rfde": 0x003200,
+    "rfwo": 0x003400,
+    "rfwu": 0x003500,
+    "syscall": 0x005000,
 }
 NARROW = {"ret.n": 0xF00D, "retw.n": 0xF01D, "nop.n": 0xF03D, "ill.n": 0xF06D}
 BRANCH = {
-    **{"bnone": 0, "beq": 1, "blt": 2, "bltu": 3, "ball": 4, "bbc": 5, "bany": 8, "bne": 9, "bge": 10, "bgeu": 11},
-    **{"bnall": 12, "bbs": 13},
+    "bnone": 0,
+    "beq": 1,
+    "blt": 2,
+    "bltu": 3,
+    "ball": 4,
+    "bbc": 5,
+    "bany": 8,
+    "bne": 9,
+    "bge": 10,
+    "bgeu": 11,
+    "bnall": 12,
+    "bbs": 13,
 }
 BRANCH_ZERO = {"beqz": 0, "bnez": 1, "bltz": 2, "bgez": 3}
 BRANCH_IMMEDIATE = {"beqi": (2, 0), "bnei": (2, 1), "blti": (2, 2), "bgei": (2, 3), "bltui": (3, 2), "bgeui": (3, 3)}
@@ -159,7 +280,7 @@ class Assembler:
         offset = (self.base + self._pool[value] - ((pc + 3) & ~3)) >> 2
         self._put(1 | register << 4 | (offset & 0xFFFF) << 8)
 
-    def __call__(self, name: str, *operands: int | str) -> None:  # noqa: C901, PLR0912
+    def __call__(self, name: str, *operands: int | str) -> None:
         """Emits one instruction."""
         o = [operand for operand in operands if isinstance(operand, int)]
         target = operands[-1] if operands and isinstance(operands[-1], str) else ""
@@ -180,7 +301,9 @@ class Assembler:
         elif name in NARROW:
             self._put(NARROW[name], 2)
         elif name in BRANCH:
-            self._put_relative(rrr(7, 0, 0, BRANCH[name], o[0], o[1]), 3, target, lambda pc, to: _bits(to - pc - 4, 8) << 16)
+            self._put_relative(
+                rrr(7, 0, 0, BRANCH[name], o[0], o[1]), 3, target, lambda pc, to: _bits(to - pc - 4, 8) << 16
+            )
         elif name in ("bbci", "bbsi"):
             r = (6 if name == "bbci" else 14) | o[1] >> 4
             self._put_relative(rrr(7, 0, 0, r, o[0], o[1] & 15), 3, target, lambda pc, to: _bits(to - pc - 4, 8) << 16)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-recording programs: every case stores what an instruction did; the end prints the record on the UART.
 
-The same cases run on lx7sim and on the distribution's QEMU. Addresses are recorded relative to the load address, so that one group of cases
-can run on machines with different memory maps.
+The same cases run on lx7sim and on the distribution's QEMU. Addresses are recorded relative to the load address, so
+that one group of cases can run on machines with different memory maps.
 
 Registers of every case: a12 scratch, a13 load address, a15 end of the record; a2..a11 belong to the case.
 """
@@ -135,9 +135,23 @@ def need_qemu() -> None:
 def run_qemu(elf: Path, machine: Machine, *options: str) -> str:
     """What the program prints."""
     need_qemu()
-    command = ["qemu-system-xtensa", *machine.qemu, "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]
+    command = [
+        "qemu-system-xtensa",
+        *machine.qemu,
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+    ]
     result = subprocess.run(
-        [*command, *options, "-kernel", str(elf)], capture_output=True, timeout=10, check=False, stdin=subprocess.DEVNULL
+        [*command, *options, "-kernel", str(elf)],
+        capture_output=True,
+        timeout=10,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     return result.stdout.decode()
 
@@ -150,7 +164,9 @@ def arithmetic(p: Program) -> None:
         *("and", "or", "xor", "add", "addx2", "addx4", "addx8", "sub", "subx2", "subx4", "subx8", "mul16u", "mul16s"),
         *("mull", "min", "max", "minu", "maxu", "moveqz", "movnez", "movltz", "movgez", "add.n"),
     ]
-    pairs = [(a, b) for a in (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF) for b in (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)]
+    pairs = [
+        (a, b) for a in (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF) for b in (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+    ]
     for name in names:
         for a, b in [*pairs[::3], *((p.value(), p.value()) for _ in range(8))]:
             r, s, t = (p.random.randrange(2, 12) for _ in range(3))
@@ -197,8 +213,8 @@ def division(p: Program) -> None:
 def new_block(p: Program) -> None:
     """Ends QEMU's translation block.
 
-    Within one, its SRL and SRA after an SSL by 0 shift by nothing instead of 32, and WSR.BR, RSR.BR do not see what instructions with
-    boolean operands see.
+    Within one, its SRL and SRA after an SSL by 0 shift by nothing instead of 32, and WSR.BR, RSR.BR do not see what
+    instructions with boolean operands see.
     """
     target = p.new_label()
     p("j", target)
@@ -255,7 +271,11 @@ def memory(p: Program) -> None:
     for i in range(64):
         p.li(3, p.random.getrandbits(32))
         p("s32i", 3, 2, 4 * i)
-    for name, size, offsets in (("l8ui", 1, (0, 1, 2, 3, 7, 255)), ("l16ui", 2, (0, 2, 6, 254)), ("l16si", 2, (0, 2, 6, 254))):
+    for name, size, offsets in (
+        ("l8ui", 1, (0, 1, 2, 3, 7, 255)),
+        ("l16ui", 2, (0, 2, 6, 254)),
+        ("l16si", 2, (0, 2, 6, 254)),
+    ):
         for offset in offsets:
             p(name, 4, 2, offset)
             p.record(4, f"{name} {offset} of {size}")
@@ -266,7 +286,13 @@ def memory(p: Program) -> None:
     for offset in (0, 4, 60):
         p("l32i.n", 4, 2, offset)
         p.record(4, f"l32i.n {offset}")
-    for name, offsets in (("s8i", (0, 1, 2, 3, 9)), ("s16i", (12, 14, 18)), ("s32i", (20, 24)), ("s32ri", (28,)), ("s32i.n", (32, 60))):
+    for name, offsets in (
+        ("s8i", (0, 1, 2, 3, 9)),
+        ("s16i", (12, 14, 18)),
+        ("s32i", (20, 24)),
+        ("s32ri", (28,)),
+        ("s32i.n", (32, 60)),
+    ):
         for offset in offsets:
             p.li(3, p.value())
             p(name, 3, 2, offset)
@@ -423,7 +449,21 @@ def loops(p: Program) -> None:
 
 
 def special_registers(p: Program) -> None:
-    for name in ("sar", "lcount", "scompare1", "excsave1", "excsave2", "excsave7", "misc0", "misc1", "epc1", "epc2", "eps2", "depc", "excvaddr"):
+    for name in (
+        "sar",
+        "lcount",
+        "scompare1",
+        "excsave1",
+        "excsave2",
+        "excsave7",
+        "misc0",
+        "misc1",
+        "epc1",
+        "epc2",
+        "eps2",
+        "depc",
+        "excvaddr",
+    ):
         for value in (0, 0x12345678, 0xFFFFFFFF):
             p.li(3, value)
             p("wsr", 3, name)
@@ -698,7 +738,8 @@ def windows(p: Program) -> None:
         p("addx2", 2, size + 2, 3)
         p.label(done)
         p("retw.n")
-    # calls of mixed sizes: mixed(n) = n == 0 ? 0 : n + 2 * mixed12(n - 1); mixed12(n) = n + mixed4(n); mixed4(n) = mixed(n) + 3
+    # calls of mixed sizes: mixed(n) = n == 0 ? 0 : n + 2 * mixed12(n - 1), mixed12(n) = n + mixed4(n),
+    # mixed4(n) = mixed(n) + 3
     p.align(4)
     p.label("mixed")
     p("entry", 1, 64)
@@ -922,6 +963,7 @@ def floating_point(p: Program) -> None:
         p("rfr", 6, 0)
         p.record(6, f"root of {a:08x}")
         flags(f"root of {a:08x}")
+
     # disabled coprocessor
     def handler() -> None:
         p.record_special("exccause", "coprocessor disabled")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lx7sim as a tool: bad input, UART, flash, two cores, counters, and instructions that no QEMU core of the distribution has."""
+"""lx7sim as a tool: bad input, UART, flash, two cores, counters, and instructions that QEMU's cores lack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,19 @@ from pathlib import Path
 
 import pytest
 from lx7sim_assembler import VECTORS
-from lx7sim_programs import DE212, DE212_GROUPS, DE233_GROUPS, LX7SIM, SCRATCH, STACK, Machine, Program, need_qemu, run_qemu, words
+from lx7sim_programs import (
+    DE212,
+    DE212_GROUPS,
+    DE233_GROUPS,
+    LX7SIM,
+    SCRATCH,
+    STACK,
+    Machine,
+    Program,
+    need_qemu,
+    run_qemu,
+    words,
+)
 from test_lx7sim_timing import pie
 
 from tvhil.lx7sim import SOURCE, Simulator, SimulatorError, Stop, program
@@ -47,7 +59,7 @@ def run_program(*arguments: object, stdin: bytes = b"", timeout: float = 20) -> 
     return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)
 
 
-# --- bad input: one clear line, a non-zero exit code ------------------------------------------------------------------
+# --- bad input: one clear line, a non-zero exit code -----------------------------------------------------------------
 
 
 def refusal(path: Path, data: bytes) -> str:
@@ -149,7 +161,9 @@ def store_to(address: int) -> Body:
         (store_to(FLASH), "flash is read-only"),
     ],
 )
-def test_an_access_outside_the_memory_map_stops_with_address_and_place(tmp_path: Path, body: Body, message: str) -> None:
+def test_an_access_outside_the_memory_map_stops_with_address_and_place(
+    tmp_path: Path, body: Body, message: str
+) -> None:
     code, lines = stopped(tmp_path, body)
     assert (code, len(lines)) == (1, 1)
     assert message in lines[0]
@@ -164,6 +178,13 @@ def test_a_jump_into_nothing_stops_with_the_address(tmp_path: Path) -> None:
     code, lines = stopped(tmp_path, body)
     assert code == 1
     assert "instruction fetch from 30000000" in lines[0]
+
+
+def test_a_program_without_exception_vectors_stops_at_its_first_exception(tmp_path: Path) -> None:
+    code, lines = stopped(tmp_path, lambda p: p("syscall"), "--max-cycles", "1000000")
+    assert (code, len(lines)) == (1, 1)
+    assert "in the double exception vector 60003fc0" in lines[0]
+    assert re.search(r"the first was at 6000[0-9a-f]{4}", lines[0])
 
 
 def test_the_registers_are_dumped_on_request(tmp_path: Path) -> None:
@@ -194,10 +215,12 @@ def test_a_misaligned_vector_access_warns_once_with_address_and_place(tmp_path: 
         simulator.load(elf)
         simulator.run_to_exit()
         assert len(simulator.warnings) == 1
-    assert re.search(r"ee\.vld\.128\.ip at 6000[0-9a-f]{4}: address 60180004 is not a multiple of 16", simulator.warnings[0])
+    assert re.search(
+        r"ee\.vld\.128\.ip at 6000[0-9a-f]{4}: address 60180004 is not a multiple of 16", simulator.warnings[0]
+    )
 
 
-# --- instructions that no QEMU core of the distribution has --------------------------------------------------------------
+# --- instructions that no QEMU core of the distribution has ----------------------------------------------------------
 
 
 def test_high_halves_of_products_are_exact(tmp_path: Path) -> None:
@@ -318,7 +341,21 @@ def test_maddn_rounds_to_nearest_in_any_mode_and_raises_no_flag(tmp_path: Path) 
 def test_every_simulated_instruction_is_executed_by_the_programs_of_cases(tmp_path: Path) -> None:
     listed = set(re.findall(r'^[IC]\(\w+, "([^"]+)"', (SOURCE / "ops.def").read_text(), re.M)) - {"pie"}
     elsewhere = {  # executed by the tests of this file, or without effect to compare
-        *("muluh", "mulsh", "recip0.s", "rsqrt0.s", "rer", "wer", "simcall", "break", "cache", "wtlb", "itlb", "rtlb", "s32nb"),
+        *(
+            "muluh",
+            "mulsh",
+            "recip0.s",
+            "rsqrt0.s",
+            "rer",
+            "wer",
+            "simcall",
+            "break",
+            "cache",
+            "wtlb",
+            "itlb",
+            "rtlb",
+            "s32nb",
+        ),
     }
     executed = set()
     for name, group in (DE212_GROUPS | DE233_GROUPS).items():
@@ -370,7 +407,7 @@ def test_caches_and_regions_can_be_handled_without_effect(tmp_path: Path) -> Non
     assert results(tmp_path, body) == [5, 5]
 
 
-# --- PIE ------------------------------------------------------------------------------------------------------------------
+# --- PIE -------------------------------------------------------------------------------------------------------------
 
 
 def vector_work(p: Program) -> None:
@@ -417,7 +454,9 @@ def test_vector_instructions_see_the_rotated_register_window(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("pie_on", "cause"), [(False, 0), (True, 35)])
-def test_vector_instructions_raise_an_exception_when_absent_or_disabled(tmp_path: Path, pie_on: bool, cause: int) -> None:
+def test_vector_instructions_raise_an_exception_when_absent_or_disabled(
+    tmp_path: Path, pie_on: bool, cause: int
+) -> None:
     def body(p: Program) -> None:
         def vector() -> None:
             p("rsr", 10, "epc1")
@@ -461,7 +500,7 @@ def test_code_that_is_overwritten_is_decoded_again(tmp_path: Path) -> None:
         assert words(simulator.run_to_exit().decode())[: len(notes)] == [1, 7]
 
 
-# --- flash, UART, boot ---------------------------------------------------------------------------------------------------
+# --- flash, UART, boot -----------------------------------------------------------------------------------------------
 
 
 def test_flash_shows_the_file_in_both_windows_and_is_erased_behind_it(tmp_path: Path) -> None:
@@ -620,7 +659,7 @@ def test_the_command_line_is_in_the_boot_parameters(tmp_path: Path) -> None:
         Simulator(command_line="x" * 256)
 
 
-# --- two cores -----------------------------------------------------------------------------------------------------------
+# --- two cores -------------------------------------------------------------------------------------------------------
 
 CORES = 2
 ROUNDS = 300
@@ -823,7 +862,7 @@ def test_two_cores_that_stream_through_the_cache_wait_for_the_bus(tmp_path: Path
     assert waits[1] > 100 * 100
 
 
-# --- counters and traces -------------------------------------------------------------------------------------------------
+# --- counters and traces ---------------------------------------------------------------------------------------------
 
 
 def test_the_json_file_holds_totals_parameters_and_the_rows_of_every_address(tmp_path: Path) -> None:

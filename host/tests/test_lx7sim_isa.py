@@ -6,7 +6,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lx7sim_programs import DE212, DE212_GROUPS, DE233, DE233_GROUPS, LX7SIM, Machine, Program, run_lx7sim, run_qemu, words
+from lx7sim_programs import (
+    DE212,
+    DE212_GROUPS,
+    DE233,
+    DE233_GROUPS,
+    LX7SIM,
+    Machine,
+    Program,
+    run_lx7sim,
+    run_qemu,
+    words,
+)
 
 
 def build(machine: Machine, group: str, folder: Path) -> tuple[Path, list[str]]:
@@ -30,11 +41,15 @@ def compare(group: str, machine: Machine, folder: Path) -> None:
 
 @pytest.mark.emulator
 @pytest.mark.parametrize("group", DE212_GROUPS)
-def test_an_instruction_group_leaves_the_registers_and_memory_that_qemu_de212_leaves(group: str, tmp_path: Path) -> None:
+def test_an_instruction_group_leaves_the_registers_and_memory_that_qemu_de212_leaves(
+    group: str, tmp_path: Path
+) -> None:
     compare(group, DE212, tmp_path)
 
 
 @pytest.mark.emulator
 @pytest.mark.parametrize("group", DE233_GROUPS)
-def test_an_instruction_group_leaves_the_registers_and_memory_that_qemu_de233_fpu_leaves(group: str, tmp_path: Path) -> None:
+def test_an_instruction_group_leaves_the_registers_and_memory_that_qemu_de233_fpu_leaves(
+    group: str, tmp_path: Path
+) -> None:
     compare(group, DE233, tmp_path)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drives lx7sim, the instruction-set simulator with a cycle model (tools/lx7sim), through ctypes.
 
-The library and the command-line program are built with the host's gcc under `build/lx7sim/` on first use and again when a source
-is newer. Counters come as numpy arrays: one row an instruction address.
+The library and the command-line program are built with the host's gcc under `build/lx7sim/` on first use, and again
+when a source is newer. Counters come as numpy arrays: one row an instruction address.
 """
 
 from __future__ import annotations
@@ -28,21 +28,40 @@ BUILD = REPOSITORY / "build" / "lx7sim"
 CONFIG = SOURCE / "esp32s3.toml"
 
 STALLS = (
-    *("load", "mul", "div", "fpu", "sreg", "pie", "pie_unit", "branch", "fetch", "loop", "icache", "dcache", "dcache_write"),
+    *(
+        "load",
+        "mul",
+        "div",
+        "fpu",
+        "sreg",
+        "pie",
+        "pie_unit",
+        "branch",
+        "fetch",
+        "loop",
+        "icache",
+        "dcache",
+        "dcache_write",
+    ),
     *("bus", "unaligned", "device", "sync", "exception", "sleep"),
 )  # lx7_stall_t
 REGIONS = ("sram", "flash", "psram", "device")  # lx7_region_class_t
 
-#: Parameters under which every instruction takes one cycle as long as code and data are in SRAM: CCOUNT counts instructions.
+#: Parameters under which every instruction takes one cycle as long as code and data are in SRAM: CCOUNT counts them.
 INSTRUCTION_CLOCK = {
     **{f"latency.{name}": 1 for name in ("load", "mul16", "mul32", "mulh", "div", "special_register", "wfr", "rfr")},
     **{f"latency.fp_{name}": 1 for name in ("add", "mul", "madd", "convert", "compare", "move", "estimate", "load")},
     **{f"transfer.{name}": 0 for name in ("branch_taken", "jump", "jump_register", "call", "call_register", "return")},
     **{f"transfer.{name}": 0 for name in ("return_windowed", "entry", "return_exception", "exception")},
-    **{"transfer.target_crosses_fetch_word": 0, "loop.setup": 0, "loop.back": 0, "loop.back_unbuffered": 0},
+    "transfer.target_crosses_fetch_word": 0,
+    "loop.setup": 0,
+    "loop.back": 0,
+    "loop.back_unbuffered": 0,
     **{f"sync.{name}": 0 for name in ("isync", "rsync", "memw", "s32c1i")},
     **{f"memory.{name}": 0 for name in ("unaligned_crossing", "device_load", "device_store")},
-    **{"pie.stage1_result": 1, "pie.stage2_result": 1, "pie.mac_to_reduce": 1},
+    "pie.stage1_result": 1,
+    "pie.stage2_result": 1,
+    "pie.mac_to_reduce": 1,
 }
 
 #: One row of `Simulator.pcs()`: lx7_pc_t.
@@ -376,8 +395,10 @@ class Simulator:
         c = _CTotals()
         self._c.lx7_get_totals(self._handle, core, ctypes.byref(c))
         plain = [int(getattr(c, name)) for name in Totals._fields[5:]]
-        named = (dict(zip(names, map(int, values), strict=True)) for names, values in ((STALLS, c.stall), (REGIONS, c.access), (REGIONS, c.bytes)))
-        return Totals(int(c.cycles), int(c.instructions), *named, *plain)
+        stall = dict(zip(STALLS, map(int, c.stall), strict=True))
+        access = dict(zip(REGIONS, map(int, c.access), strict=True))
+        moved = dict(zip(REGIONS, map(int, c.bytes), strict=True))
+        return Totals(int(c.cycles), int(c.instructions), stall, access, moved, *plain)
 
     def pcs(self, core: int = 0) -> npt.NDArray[Any]:
         """Counters of every executed instruction address, ascending, as an array of `PC_ROW`.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The public functions: life of a simulator, the run loop over the cores, counters and registers. */
+/* The public functions: life of a simulator, and the run loop over the cores. */
 #include "core.h"
 
 #include <fenv.h>
@@ -7,14 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const stall_names[LX7_STALL_COUNT] = {
-    "load", "mul", "div", "fpu", "sreg", "pie", "pie_unit", "branch", "fetch", "loop", "icache", "dcache", "dcache_write",
-    "bus", "unaligned", "device", "sync", "exception", "sleep",
-};
-
-const char *lx7_stall_name(lx7_stall_t cause) { return (unsigned)cause < LX7_STALL_COUNT ? stall_names[cause] : NULL; }
-
-const char *lx7_message(const lx7_sim_t *sim) { return sim->message; }
+const char *lx7_message(const lx7_sim_t *sim) {
+    return sim->message;
+}
 
 /* ---- life ------------------------------------------------------------------------------------------------ */
 
@@ -78,9 +73,13 @@ void lx7_free(lx7_sim_t *sim) {
     free(sim);
 }
 
-int lx7_load_config(lx7_sim_t *sim, const char *path) { return config_load(sim, path); }
+int lx7_load_config(lx7_sim_t *sim, const char *path) {
+    return config_load(sim, path);
+}
 
-int lx7_load_flash(lx7_sim_t *sim, const char *path) { return memory_load_flash(sim, path); }
+int lx7_load_flash(lx7_sim_t *sim, const char *path) {
+    return memory_load_flash(sim, path);
+}
 
 int lx7_set_option(lx7_sim_t *sim, const char *name, int64_t value) {
     if (!strcmp(name, "max-cycles") && value >= 0) {
@@ -88,10 +87,14 @@ int lx7_set_option(lx7_sim_t *sim, const char *name, int64_t value) {
         return 0;
     }
     if (sim->loaded) return set_error(sim, "option %s must be set before the program is loaded", name);
-    if (!strcmp(name, "cores") && value >= 1 && value <= LX7_MAX_CORES) sim->cores = (int)value;
-    else if (!strcmp(name, "pie") && value >= 0 && value <= 1) sim->pie = value != 0;
-    else if (!strcmp(name, "trap") && value >= 0 && value <= 1) sim->trap = value != 0;
-    else return set_error(sim, "no option %s = %lld", name, (long long)value);
+    if (!strcmp(name, "cores") && value >= 1 && value <= LX7_MAX_CORES)
+        sim->cores = (int)value;
+    else if (!strcmp(name, "pie") && value >= 0 && value <= 1)
+        sim->pie = value != 0;
+    else if (!strcmp(name, "trap") && value >= 0 && value <= 1)
+        sim->trap = value != 0;
+    else
+        return set_error(sim, "no option %s = %lld", name, (long long)value);
     return 0;
 }
 
@@ -138,7 +141,8 @@ int lx7_load_elf(lx7_sim_t *sim, const char *path) {
     memory_map_regions(sim);
     if (cache_configure(sim)) return -1;
     if (elf_load(sim, path)) return -1;
-    for (int i = 0; i < LX7_MAX_CORES; i++) free_code(sim->cpu[i]);
+    for (int i = 0; i < LX7_MAX_CORES; i++)
+        free_code(sim->cpu[i]);
     sim->loaded = true;
     elf_place(sim, true);
     write_boot_code(sim);
@@ -178,8 +182,10 @@ static void reset_cpu(cpu_t *cpu) {
     cpu->ws = 1;
     cpu->cpenable = 0xff;
     cpu->atomctl = 0x28;
-    for (int i = 0; i < N_TIMER; i++) cpu->timer[i] = UINT64_MAX;
-    for (int i = 0; i < 8; i++) cpu->itlb[i] = cpu->dtlb[i] = 2;
+    for (int i = 0; i < N_TIMER; i++)
+        cpu->timer[i] = UINT64_MAX;
+    for (int i = 0; i < 8; i++)
+        cpu->itlb[i] = cpu->dtlb[i] = 2;
     pie_reset(&cpu->pie);
     memory_init_pie_bus(cpu);
     update_window(cpu);
@@ -223,7 +229,9 @@ int lx7_reboot(lx7_sim_t *sim) {
 
 /* ---- running --------------------------------------------------------------------------------------------- */
 
-static bool running(const cpu_t *cpu) { return !cpu->stalled && !cpu->sleeping; }
+static bool running(const cpu_t *cpu) {
+    return !cpu->stalled && !cpu->sleeping;
+}
 
 /* A core that waits for an interrupt skips to the next timer, or to `until`. */
 static void sleep_until(cpu_t *cpu, uint64_t until) {
@@ -306,7 +314,8 @@ lx7_stop_t lx7_run(lx7_sim_t *sim, uint64_t cycles) {
     fenv_t host;
     feholdexcept(&host);
     fesetround(FE_TONEAREST);
-    for (int i = 0; i < sim->cores; i++) update_attention(sim->cpu[i]);
+    for (int i = 0; i < sim->cores; i++)
+        update_attention(sim->cpu[i]);
     uint64_t start = sim->cpu[0]->cyc;
     for (int i = 1; i < sim->cores; i++)
         if (sim->cpu[i]->cyc < start) start = sim->cpu[i]->cyc;
@@ -325,194 +334,4 @@ lx7_stop_t lx7_run(lx7_sim_t *sim, uint64_t cycles) {
 void lx7_set_trace(lx7_sim_t *sim, lx7_trace_fn fn, void *context) {
     sim->trace = fn;
     sim->trace_context = context;
-}
-
-/* ---- memory and registers ---------------------------------------------------------------------------------- */
-
-int lx7_read_memory(lx7_sim_t *sim, uint32_t address, void *data, size_t size) {
-    if (!size) return 0;
-    if (!memory_mapped(sim, address, size) || sim->ptab[address >> PAGE_BITS] & PF_DEVICE)
-        return set_error(sim, "read of %zu bytes at %08x is outside the memory map", size, address);
-    memcpy(data, sim->mem + address, size);
-    return 0;
-}
-
-int lx7_write_memory(lx7_sim_t *sim, uint32_t address, const void *data, size_t size) {
-    if (!size) return 0;
-    bool ok = memory_mapped(sim, address, size);
-    for (uint64_t at = address; ok && at < address + size; at = (at | (PAGE_BYTES - 1)) + 1)
-        ok = !(sim->ptab[at >> PAGE_BITS] & (PF_READ_ONLY | PF_DEVICE));
-    if (!ok) return set_error(sim, "write of %zu bytes at %08x is outside the RAM of the memory map", size, address);
-    memcpy(sim->mem + address, data, size);
-    code_drop(sim, address, (uint32_t)size);
-    return 0;
-}
-
-static bool numbered(const char *name, const char *prefix, unsigned limit, unsigned *number) {
-    size_t n = strlen(prefix);
-    char *end;
-    if (strncmp(name, prefix, n) || name[n] < '0' || name[n] > '9') return false;
-    *number = (unsigned)strtoul(name + n, &end, 10);
-    return !*end && *number < limit;
-}
-
-uint32_t lx7_register(const lx7_sim_t *sim, int core, const char *name) {
-    if (core < 0 || core >= sim->cores) return 0;
-    cpu_t *cpu = sim->cpu[core];
-    unsigned i;
-    if (!strcmp(name, "pc")) return cpu->target;
-    if (!strcmp(name, "ccount")) return read_ccount(cpu);
-    if (!strcmp(name, "prid")) return cpu->index;
-    if (!strcmp(name, "fcr")) return cpu->fcr;
-    if (!strcmp(name, "fsr")) return cpu->fsr;
-    if (!strcmp(name, "threadptr")) return cpu->threadptr;
-    if (numbered(name, "a", 16, &i)) return cpu->a[i];
-    if (numbered(name, "f", 16, &i)) return cpu->f[i];
-    if (numbered(name, "ar", N_AR, &i)) {
-        save_window(cpu);
-        return cpu->ar[i];
-    }
-    for (i = 0; i < 256; i++) {
-        const char *known = special_register_name(i);
-        const uint32_t *value = known && !strcmp(known, name) ? special_register(cpu, i) : NULL;
-        if (value) return *value;
-    }
-    return 0;
-}
-
-size_t lx7_vector_register(const lx7_sim_t *sim, int core, const char *name, uint8_t *data) {
-    if (core < 0 || core >= sim->cores) return 0;
-    const pie_state_t *pie = &sim->cpu[core]->pie;
-    uint8_t low[20], high[20];
-    unsigned i;
-    if (numbered(name, "q", 8, &i)) {
-        memcpy(data, &pie->q[i], 16);
-        return 16;
-    }
-    if (!strcmp(name, "ua_state")) {
-        memcpy(data, &pie->ua_state, 16);
-        return 16;
-    }
-    if (!strcmp(name, "accx")) {
-        memcpy(data, &pie->accx, 5);
-        return 5;
-    }
-    if (strcmp(name, "qacc_l") && strcmp(name, "qacc_h")) return 0;
-    pie_qacc_read(pie, low, high);
-    memcpy(data, name[5] == 'l' ? low : high, 20);
-    return 20;
-}
-
-size_t lx7_dump_registers(const lx7_sim_t *sim, int core, char *text, size_t size) {
-    static const char *const shown[] = {"ps", "sar", "lbeg", "lend", "lcount", "br", "windowbase", "windowstart",
-                                        "exccause", "excvaddr", "epc1", "depc", "vecbase", "intenable", "interrupt", "ccount"};
-    size_t at = 0;
-#define PUT(...) at += (size_t)snprintf(at < size ? text + at : NULL, at < size ? size - at : 0, __VA_ARGS__)
-    if (core < 0 || core >= sim->cores) return 0;
-    const cpu_t *cpu = sim->cpu[core];
-    PUT("core %d pc %08x\n", core, cpu->target);
-    for (unsigned i = 0; i < 16; i++) PUT("a%-2u %08x%s", i, cpu->a[i], i % 4 == 3 ? "\n" : "  ");
-    for (unsigned i = 0; i < sizeof shown / sizeof *shown; i++)
-        PUT("%-11s %08x%s", shown[i], lx7_register(sim, core, shown[i]), i % 4 == 3 ? "\n" : "  ");
-    for (unsigned i = 0; i < 16; i++) PUT("f%-2u %08x%s", i, cpu->f[i], i % 4 == 3 ? "\n" : "  ");
-    if (sim->pie) {
-        for (unsigned i = 0; i < 8; i++) {
-            PUT("q%u  ", i);
-            for (unsigned k = 0; k < 16; k++) PUT("%02x%s", cpu->pie.q[i].u8[k], k == 15 ? "\n" : "");
-        }
-        PUT("accx %010llx\n", (unsigned long long)(cpu->pie.accx & 0xffffffffffll));
-    }
-#undef PUT
-    return at;
-}
-
-int lx7_disassemble(lx7_sim_t *sim, uint32_t address, char *text, size_t size) {
-    return disassemble(sim, address, text, size);
-}
-
-/* ---- counters -------------------------------------------------------------------------------------------- */
-
-/* Stalls that follow from other counters are not booked one by one in the hot paths. */
-static void fill_row(const cpu_t *cpu, const insn_t *insn, lx7_pc_t *row) {
-    memset(row, 0, sizeof *row);
-    row->pc = insn->pc;
-    row->length = (uint32_t)insn->next / INSN_STRIDE;
-    row->count = insn->count;
-    row->taken = insn->taken;
-    uint64_t width = 0, accesses = insn_accesses(insn, &width), elsewhere = 0;
-    if (insn->extra) {
-        const extra_t *extra = &cpu->extra[insn->extra - 1];
-        memcpy(row->stall, extra->stall, sizeof row->stall);
-        memcpy(row->access, extra->access, sizeof row->access);
-        row->icache_miss = extra->icache_miss;
-        row->dcache_miss = extra->dcache_miss;
-    }
-    row->stall[LX7_STALL_BRANCH] += insn->taken * insn->lat;
-    for (int i = 0; i < LX7_REGION_CLASSES; i++) elsewhere += row->access[i];
-    if (accesses > elsewhere) row->access[LX7_REGION_SRAM] += accesses - elsewhere;
-    for (int i = 0; i < LX7_REGION_CLASSES; i++) row->bytes[i] = row->access[i] * width;
-}
-
-static bool counted(const insn_t *insn) { return insn->count || insn->extra; }
-
-size_t lx7_get_pcs(const lx7_sim_t *sim, int core, lx7_pc_t *rows, size_t max) {
-    size_t n = 0;
-    if (core < 0 || core >= sim->cores) return 0;
-    const cpu_t *cpu = sim->cpu[core];
-    for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
-        const code_page_t *page = cpu->pages[i];
-        for (int k = 0; page && k < PAGE_BYTES; k++) {
-            if (!counted(&page->insn[k])) continue;
-            if (n < max) fill_row(cpu, &page->insn[k], &rows[n]);
-            n++;
-        }
-    }
-    return n;
-}
-
-void lx7_get_totals(const lx7_sim_t *sim, int core, lx7_totals_t *totals) {
-    memset(totals, 0, sizeof *totals);
-    if (core < 0 || core >= sim->cores) return;
-    const cpu_t *cpu = sim->cpu[core];
-    totals->cycles = cpu->cyc - cpu->cyc_base;
-    for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
-        const code_page_t *page = cpu->pages[i];
-        for (int k = 0; page && k < PAGE_BYTES; k++) {
-            const insn_t *insn = &page->insn[k];
-            lx7_pc_t row;
-            if (!counted(insn)) continue;
-            fill_row(cpu, insn, &row);
-            totals->instructions += row.count;
-            for (int j = 0; j < LX7_STALL_COUNT; j++) totals->stall[j] += row.stall[j];
-            for (int j = 0; j < LX7_REGION_CLASSES; j++) {
-                totals->access[j] += row.access[j];
-                totals->bytes[j] += row.bytes[j];
-            }
-            if (insn->opid == OP_PIE) totals->mac += insn->count * insn->pie->macs;
-        }
-    }
-    totals->icache_access = sim->icache.access;
-    totals->icache_miss = sim->icache.miss;
-    totals->dcache_access = sim->dcache.access;
-    totals->dcache_miss = sim->dcache.miss;
-    totals->dcache_writeback = sim->dcache.writeback;
-    totals->exceptions = cpu->exceptions;
-    totals->interrupts = cpu->interrupts;
-    totals->window_overflows = cpu->overflows;
-    totals->window_underflows = cpu->underflows;
-    totals->idle_polls = cpu->idle_polls;
-}
-
-void lx7_clear_counters(lx7_sim_t *sim) {
-    for (int core = 0; core < LX7_MAX_CORES; core++) {
-        cpu_t *cpu = sim->cpu[core];
-        for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
-            code_page_t *page = cpu->pages[i];
-            for (int k = 0; page && k < PAGE_BYTES; k++) page->insn[k].count = page->insn[k].taken = page->insn[k].extra = 0;
-        }
-        cpu->n_extra = 0;
-        cpu->cyc_base = cpu->cyc;
-        cpu->exceptions = cpu->interrupts = cpu->overflows = cpu->underflows = cpu->idle_polls = 0;
-    }
-    sim->icache.access = sim->icache.miss = sim->dcache.access = sim->dcache.miss = sim->dcache.writeback = 0;
 }

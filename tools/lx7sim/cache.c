@@ -12,8 +12,8 @@
 static int configure(lx7_sim_t *sim, cache_t *cache, const char *name, int64_t size, int64_t line, int64_t ways) {
     int64_t sets = size / (line * ways);
     if (line & (line - 1) || sets < 1 || sets & (sets - 1) || sets * line * ways != size)
-        return set_error(sim, "%s: size %lld, line %lld and ways %lld give no power of two of sets", name, (long long)size,
-                         (long long)line, (long long)ways);
+        return set_error(sim, "%s: size %lld, line %lld and ways %lld give no power of two of sets", name,
+                         (long long)size, (long long)line, (long long)ways);
     free(cache->tag);
     free(cache->dirty);
     cache->sets = (uint32_t)sets;
@@ -94,7 +94,8 @@ static bool touch(cache_t *cache, uint32_t address, bool store, bool *victim_dir
         dirty[0] |= store;
         return true;
     }
-    while (way < cache->ways - 1 && tag[way] != wanted) way++;
+    while (way < cache->ways - 1 && tag[way] != wanted)
+        way++;
     bool hit = tag[way] == wanted;
     uint8_t d = hit ? dirty[way] : 0;
     *victim_dirty = !hit && tag[way] & 1 && dirty[way];
@@ -122,7 +123,8 @@ void cache_data(cpu_t *cpu, insn_t *ip, uint32_t address, uint32_t size, lx7_reg
     lx7_sim_t *sim = cpu->sim;
     cache_t *cache = &sim->dcache;
     lx7_stall_t cause = store ? LX7_STALL_DCACHE_WR : LX7_STALL_DCACHE;
-    uint32_t step = 1u << cache->line_bits, first = physical(address) & ~(step - 1), last = physical(address) + size - 1;
+    uint32_t step = 1u << cache->line_bits, first = physical(address) & ~(step - 1),
+             last = physical(address) + size - 1;
     if (sim->timing.dcache_hit) {
         book_stall(cpu, ip, (uint64_t)sim->timing.dcache_hit, cause);
         cpu->cyc += (uint64_t)sim->timing.dcache_hit;

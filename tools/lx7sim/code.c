@@ -8,10 +8,42 @@
 
 /* Timing classes of ops.def. */
 enum {
-    CLASS_ALU, CLASS_MUL16, CLASS_MUL32, CLASS_MULH, CLASS_DIV, CLASS_LOAD, CLASS_STORE, CLASS_S32C1I, CLASS_JUMP,
-    CLASS_JUMP_REG, CLASS_CALL, CLASS_CALL_REG, CLASS_RET, CLASS_RETW, CLASS_ENTRY, CLASS_RFE, CLASS_BRANCH, CLASS_LOOP,
-    CLASS_SREG, CLASS_DEVICE, CLASS_ISYNC, CLASS_RSYNC, CLASS_MEMW, CLASS_FADD, CLASS_FMUL, CLASS_FMADD, CLASS_FCONV,
-    CLASS_FCMP, CLASS_FMOV, CLASS_FEST, CLASS_FLOAD, CLASS_FSTORE, CLASS_WFR, CLASS_RFR, CLASS_PIE, CLASS_COUNT
+    CLASS_ALU,
+    CLASS_MUL16,
+    CLASS_MUL32,
+    CLASS_MULH,
+    CLASS_DIV,
+    CLASS_LOAD,
+    CLASS_STORE,
+    CLASS_S32C1I,
+    CLASS_JUMP,
+    CLASS_JUMP_REG,
+    CLASS_CALL,
+    CLASS_CALL_REG,
+    CLASS_RET,
+    CLASS_RETW,
+    CLASS_ENTRY,
+    CLASS_RFE,
+    CLASS_BRANCH,
+    CLASS_LOOP,
+    CLASS_SREG,
+    CLASS_DEVICE,
+    CLASS_ISYNC,
+    CLASS_RSYNC,
+    CLASS_MEMW,
+    CLASS_FADD,
+    CLASS_FMUL,
+    CLASS_FMADD,
+    CLASS_FCONV,
+    CLASS_FCMP,
+    CLASS_FMOV,
+    CLASS_FEST,
+    CLASS_FLOAD,
+    CLASS_FSTORE,
+    CLASS_WFR,
+    CLASS_RFR,
+    CLASS_PIE,
+    CLASS_COUNT
 };
 
 static const struct {
@@ -28,61 +60,97 @@ static const struct {
 /* Result latency, or refill cycles of control transfers, of a class. */
 static uint8_t class_latency(const timing_t *timing, unsigned class_id) {
     switch (class_id) {
-    case CLASS_MUL16: return (uint8_t)timing->latency_mul16;
-    case CLASS_MUL32: return (uint8_t)timing->latency_mul32;
-    case CLASS_MULH: return (uint8_t)timing->latency_mulh;
-    case CLASS_DIV: return (uint8_t)timing->latency_div;
-    case CLASS_LOAD: return (uint8_t)timing->latency_load;
-    case CLASS_S32C1I: return (uint8_t)timing->latency_load;
-    case CLASS_JUMP: return (uint8_t)timing->transfer_jump;
-    case CLASS_JUMP_REG: return (uint8_t)timing->transfer_jump_register;
-    case CLASS_CALL: return (uint8_t)timing->transfer_call;
-    case CLASS_CALL_REG: return (uint8_t)timing->transfer_call_register;
-    case CLASS_RET: return (uint8_t)timing->transfer_return;
-    case CLASS_RETW: return (uint8_t)timing->transfer_return_windowed;
-    case CLASS_ENTRY: return (uint8_t)timing->transfer_entry;
-    case CLASS_RFE: return (uint8_t)timing->transfer_return_exception;
-    case CLASS_BRANCH: return (uint8_t)timing->transfer_branch_taken;
-    case CLASS_LOOP: return (uint8_t)timing->transfer_branch_taken; /* LOOPNEZ, LOOPGTZ that skip the loop */
+    case CLASS_MUL16:
+        return (uint8_t)timing->latency_mul16;
+    case CLASS_MUL32:
+        return (uint8_t)timing->latency_mul32;
+    case CLASS_MULH:
+        return (uint8_t)timing->latency_mulh;
+    case CLASS_DIV:
+        return (uint8_t)timing->latency_div;
+    case CLASS_LOAD:
+        return (uint8_t)timing->latency_load;
+    case CLASS_S32C1I:
+        return (uint8_t)timing->latency_load;
+    case CLASS_JUMP:
+        return (uint8_t)timing->transfer_jump;
+    case CLASS_JUMP_REG:
+        return (uint8_t)timing->transfer_jump_register;
+    case CLASS_CALL:
+        return (uint8_t)timing->transfer_call;
+    case CLASS_CALL_REG:
+        return (uint8_t)timing->transfer_call_register;
+    case CLASS_RET:
+        return (uint8_t)timing->transfer_return;
+    case CLASS_RETW:
+        return (uint8_t)timing->transfer_return_windowed;
+    case CLASS_ENTRY:
+        return (uint8_t)timing->transfer_entry;
+    case CLASS_RFE:
+        return (uint8_t)timing->transfer_return_exception;
+    case CLASS_BRANCH:
+        return (uint8_t)timing->transfer_branch_taken;
+    case CLASS_LOOP:
+        return (uint8_t)timing->transfer_branch_taken; /* LOOPNEZ, LOOPGTZ that skip the loop */
     case CLASS_SREG:
-    case CLASS_DEVICE: return (uint8_t)timing->latency_special_register;
-    case CLASS_FADD: return (uint8_t)timing->latency_fp_add;
-    case CLASS_FMUL: return (uint8_t)timing->latency_fp_mul;
-    case CLASS_FMADD: return (uint8_t)timing->latency_fp_madd;
-    case CLASS_FCONV: return (uint8_t)timing->latency_fp_convert;
-    case CLASS_FCMP: return (uint8_t)timing->latency_fp_compare;
-    case CLASS_FMOV: return (uint8_t)timing->latency_fp_move;
-    case CLASS_FEST: return (uint8_t)timing->latency_fp_estimate;
-    case CLASS_FLOAD: return (uint8_t)timing->latency_fp_load;
-    case CLASS_WFR: return (uint8_t)timing->latency_wfr;
-    case CLASS_RFR: return (uint8_t)timing->latency_rfr;
-    default: return 1;
+    case CLASS_DEVICE:
+        return (uint8_t)timing->latency_special_register;
+    case CLASS_FADD:
+        return (uint8_t)timing->latency_fp_add;
+    case CLASS_FMUL:
+        return (uint8_t)timing->latency_fp_mul;
+    case CLASS_FMADD:
+        return (uint8_t)timing->latency_fp_madd;
+    case CLASS_FCONV:
+        return (uint8_t)timing->latency_fp_convert;
+    case CLASS_FCMP:
+        return (uint8_t)timing->latency_fp_compare;
+    case CLASS_FMOV:
+        return (uint8_t)timing->latency_fp_move;
+    case CLASS_FEST:
+        return (uint8_t)timing->latency_fp_estimate;
+    case CLASS_FLOAD:
+        return (uint8_t)timing->latency_fp_load;
+    case CLASS_WFR:
+        return (uint8_t)timing->latency_wfr;
+    case CLASS_RFR:
+        return (uint8_t)timing->latency_rfr;
+    default:
+        return 1;
     }
 }
 
 /* What an instruction that has to wait for a result of this class is waiting for. */
 static uint8_t class_cause(unsigned class_id) {
     switch (class_id) {
-    case CLASS_DIV: return LX7_STALL_DIV;
+    case CLASS_DIV:
+        return LX7_STALL_DIV;
     case CLASS_MUL16:
     case CLASS_MUL32:
-    case CLASS_MULH: return LX7_STALL_MUL;
+    case CLASS_MULH:
+        return LX7_STALL_MUL;
     case CLASS_LOAD:
     case CLASS_FLOAD:
-    case CLASS_S32C1I: return LX7_STALL_LOAD;
+    case CLASS_S32C1I:
+        return LX7_STALL_LOAD;
     case CLASS_SREG:
-    case CLASS_DEVICE: return LX7_STALL_SREG;
-    default: return LX7_STALL_FPU;
+    case CLASS_DEVICE:
+        return LX7_STALL_SREG;
+    default:
+        return LX7_STALL_FPU;
     }
 }
 
-static uint8_t field(const insn_t *insn, char name) { return name == 'r' ? insn->r : name == 's' ? insn->s : insn->t; }
+static uint8_t field(const insn_t *insn, char name) {
+    return name == 'r' ? insn->r : name == 's' ? insn->s : insn->t;
+}
 
 /* Scoreboard sources, destination and highest address register from the operand string. */
 static void set_resources(const lx7_sim_t *sim, insn_t *insn) {
     unsigned n_src = 0, highest = 0;
     insn->dst = RES_NONE;
-    for (int i = 0; i < 4; i++) insn->src[i] = RES_NONE;
+    for (int i = 0; i < 4; i++)
+        insn->src[i] = RES_NONE;
     for (const char *p = op_table[insn->opid].operands; *p; p++) {
         char kind = *p;
         if (kind == ' ' || kind == 'i' || kind == 'j' || kind == 'x' || kind == 'S' || kind == 'U') continue;
@@ -107,23 +175,38 @@ static void set_resources(const lx7_sim_t *sim, insn_t *insn) {
     }
     switch (insn->opid) { /* registers the operand string does not show */
     case OP_RET:
-    case OP_RETW: insn->src[0] = RES_A; break;
+    case OP_RETW:
+        insn->src[0] = RES_A;
+        break;
     case OP_CALL4:
-    case OP_CALLX4: highest = highest > 4 ? highest : 4; break;
+    case OP_CALLX4:
+        highest = highest > 4 ? highest : 4;
+        break;
     case OP_CALL8:
-    case OP_CALLX8: highest = highest > 8 ? highest : 8; break;
+    case OP_CALLX8:
+        highest = highest > 8 ? highest : 8;
+        break;
     case OP_CALL12:
-    case OP_CALLX12: highest = 12; break;
+    case OP_CALLX12:
+        highest = 12;
+        break;
     case OP_SRL:
     case OP_SRA:
     case OP_SLL:
-    case OP_SRC: insn->src[3] = RES_SAR; break;
+    case OP_SRC:
+        insn->src[3] = RES_SAR;
+        break;
     case OP_LSIP:
-    case OP_LSXP: insn->dst = (uint8_t)(RES_F + insn->r); break;
+    case OP_LSXP:
+        insn->dst = (uint8_t)(RES_F + insn->r);
+        break;
     case OP_SSIP:
     case OP_SSXP:
-    case OP_S32NB: insn->dst = RES_NONE; break;
-    default: break;
+    case OP_S32NB:
+        insn->dst = RES_NONE;
+        break;
+    default:
+        break;
     }
     if (op_table[insn->opid].timing_class == CLASS_DIV) insn->src[3] = RES_DIV_UNIT;
     insn->quad = (uint8_t)(highest >> 2);
@@ -135,17 +218,21 @@ uint64_t insn_accesses(const insn_t *insn, uint64_t *width) {
     switch (op_table[insn->opid].timing_class) {
     case CLASS_LOAD:
     case CLASS_STORE:
-        if (insn->opid == OP_L8UI || insn->opid == OP_S8I) *width = 1;
-        else if (insn->opid == OP_L16UI || insn->opid == OP_L16SI || insn->opid == OP_S16I) *width = 2;
+        if (insn->opid == OP_L8UI || insn->opid == OP_S8I)
+            *width = 1;
+        else if (insn->opid == OP_L16UI || insn->opid == OP_L16SI || insn->opid == OP_S16I)
+            *width = 2;
         return insn->count;
     case CLASS_S32C1I:
     case CLASS_FLOAD:
-    case CLASS_FSTORE: return insn->count;
+    case CLASS_FSTORE:
+        return insn->count;
     case CLASS_PIE:
         if (insn->opid != OP_PIE) return 0;
         *width = (uint64_t)insn->pie->load_bytes + insn->pie->store_bytes;
         return *width ? insn->count : 0;
-    default: return 0;
+    default:
+        return 0;
     }
 }
 
@@ -215,10 +302,14 @@ static bool decode_pie(cpu_t *cpu, const uint8_t *bytes, insn_t *insn) {
         add_def(op, RES_MAC_UNIT, cpu->sim->timing.pie_mac_to_reduce, LX7_STALL_PIE_UNIT);
         break;
     case PIE_CLASS_REDUCE:
-    case PIE_CLASS_FFT: add_use(op, RES_MAC_UNIT, 0); break;
-    default: break;
+    case PIE_CLASS_FFT:
+        add_use(op, RES_MAC_UNIT, 0);
+        break;
+    default:
+        break;
     }
-    for (int stage = 0; stage < 2; stage++) add_usage(&cpu->sim->timing, op, &usage, stage);
+    for (int stage = 0; stage < 2; stage++)
+        add_usage(&cpu->sim->timing, op, &usage, stage);
     unsigned highest = 0;
     uint32_t a = usage.a_use[0] | usage.a_use[1] | usage.a_def[0] | usage.a_def[1];
     if (a) highest = 31u - (unsigned)__builtin_clz(a);
@@ -241,7 +332,8 @@ static code_page_t *new_page(cpu_t *cpu, uint32_t number) {
     code_page_t *page = aligned_alloc(INSN_STRIDE, sizeof *page);
     if (!page) return NULL;
     memset(page, 0, sizeof *page);
-    for (uint32_t i = 0; i < PAGE_BYTES; i++) init_entry(cpu->sim, &page->insn[i], (number << PAGE_BITS) + i);
+    for (uint32_t i = 0; i < PAGE_BYTES; i++)
+        init_entry(cpu->sim, &page->insn[i], (number << PAGE_BITS) + i);
     for (uint32_t i = PAGE_BYTES; i < PAGE_BYTES + PAGE_TAIL; i++) {
         page->insn[i].pc = (number << PAGE_BITS) + i;
         page->insn[i].opid = OP_PAGE_END;
@@ -276,12 +368,16 @@ void decode_insn(cpu_t *cpu, insn_t *insn) {
         insn_t saved = *insn;
         if (!decode_pie(cpu, bytes, insn)) *insn = saved;
     }
-    if ((insn->opid == OP_RSR || insn->opid == OP_WSR || insn->opid == OP_XSR) && !special_register_name((unsigned)insn->imm))
+    if ((insn->opid == OP_RSR || insn->opid == OP_WSR || insn->opid == OP_XSR) &&
+        !special_register_name((unsigned)insn->imm))
         insn->opid = OP_UNKNOWN;
     if ((insn->opid == OP_RUR || insn->opid == OP_WUR) && (insn->imm < 231 || insn->imm > 233)) insn->opid = OP_UNKNOWN;
     if (insn->opid == OP_UNKNOWN) insn->imm = 0;
-    if (insn->opid != OP_PIE) set_resources(sim, insn);
-    else for (int i = 0; i < 4; i++) insn->src[i] = RES_NONE;
+    if (insn->opid != OP_PIE)
+        set_resources(sim, insn);
+    else
+        for (int i = 0; i < 4; i++)
+            insn->src[i] = RES_NONE;
     insn->lat = class_latency(&sim->timing, op_table[insn->opid].timing_class);
     insn->cause = class_cause(op_table[insn->opid].timing_class);
     uint32_t length = (uint32_t)insn->next / INSN_STRIDE, word = (uint32_t)sim->timing.fetch_word_bytes;
@@ -340,11 +436,14 @@ int disassemble(lx7_sim_t *sim, uint32_t address, char *text, size_t size) {
         char kind = *p;
         int n;
         if (kind == ' ' || kind == '\'') continue;
-        if (kind == 'i') n = snprintf(text + at, size - at, "%s%d", separator, insn.imm);
-        else if (kind == 'j') n = snprintf(text + at, size - at, "%s%d", separator, (int)insn.aux);
-        else if (kind == 'x') n = snprintf(text + at, size - at, "%s%x", separator, (unsigned)insn.imm);
+        if (kind == 'i')
+            n = snprintf(text + at, size - at, "%s%d", separator, insn.imm);
+        else if (kind == 'j')
+            n = snprintf(text + at, size - at, "%s%d", separator, (int)insn.aux);
+        else if (kind == 'x')
+            n = snprintf(text + at, size - at, "%s%x", separator, (unsigned)insn.imm);
         else if (kind == 'S' || kind == 'U') {
-            const char *name = kind == 'S'            ? special_register_name((unsigned)insn.imm)
+            const char *name = kind == 'S'       ? special_register_name((unsigned)insn.imm)
                                : insn.imm == 231 ? "threadptr"
                                : insn.imm == 232 ? "fcr"
                                : insn.imm == 233 ? "fsr"

@@ -27,9 +27,13 @@ static int find(const char *name) {
     return -1;
 }
 
-static int64_t *place(lx7_sim_t *sim, int i) { return (int64_t *)((char *)&sim->timing + parameters[i].offset); }
+static int64_t *place(lx7_sim_t *sim, int i) {
+    return (int64_t *)((char *)&sim->timing + parameters[i].offset);
+}
 
-const char *lx7_parameter_name(int i) { return i >= 0 && i < N_PARAMETERS ? parameters[i].name : NULL; }
+const char *lx7_parameter_name(int i) {
+    return i >= 0 && i < N_PARAMETERS ? parameters[i].name : NULL;
+}
 
 int lx7_set_parameter(lx7_sim_t *sim, const char *name, int64_t value) {
     int i = find(name);
@@ -49,9 +53,11 @@ int lx7_get_parameter(const lx7_sim_t *sim, const char *name, int64_t *value) {
 }
 
 static char *strip(char *text) {
-    while (isspace((unsigned char)*text)) text++;
+    while (isspace((unsigned char)*text))
+        text++;
     size_t n = strlen(text);
-    while (n && isspace((unsigned char)text[n - 1])) text[--n] = 0;
+    while (n && isspace((unsigned char)text[n - 1]))
+        text[--n] = 0;
     return text;
 }
 
@@ -102,9 +108,12 @@ static const char *set_region(region_t *region, const char *key, char *value) {
     }
     if (!parse_integer(value, &number) || number < 0 || number > 0x100000000ll || number & (PAGE_BYTES - 1))
         return "expected an address or size, a multiple of 4096";
-    if (!strcmp(key, "start")) region->start = (uint32_t)number;
-    else if (!strcmp(key, "size")) region->size = (uint64_t)number;
-    else return "unknown key";
+    if (!strcmp(key, "start"))
+        region->start = (uint32_t)number;
+    else if (!strcmp(key, "size"))
+        region->size = (uint64_t)number;
+    else
+        return "unknown key";
     return NULL;
 }
 
@@ -150,14 +159,17 @@ int config_load(lx7_sim_t *sim, const char *path) {
             } else {
                 snprintf(name, sizeof name, "%s.%s", section, key);
                 int i = find(name);
-                if (i < 0) wrong = "unknown parameter";
-                else if (!parse_integer(right, &value)) wrong = "expected an integer";
+                if (i < 0)
+                    wrong = "unknown parameter";
+                else if (!parse_integer(right, &value))
+                    wrong = "expected an integer";
                 else if (lx7_set_parameter(sim, name, value)) {
                     fclose(file);
                     char detail[200];
                     snprintf(detail, sizeof detail, "%.199s", sim->message);
                     return set_error(sim, "%s:%d: %s", path, number, detail);
-                } else seen[i] = true;
+                } else
+                    seen[i] = true;
             }
         }
         if (wrong) {

@@ -85,25 +85,25 @@ enum {
 };
 
 typedef struct insn {
-    const void *op;  /* handler: label in exec.c */
-    uint64_t count;  /* completed executions */
-    uint64_t taken;  /* taken transfers */
+    const void *op; /* handler: label in exec.c */
+    uint64_t count; /* completed executions */
+    uint64_t taken; /* taken transfers */
     uint32_t pc;
     int32_t imm;     /* immediate, or target address */
     uint8_t r, s, t; /* operands, see ops.def */
     uint8_t quad;    /* highest address register used, divided by four (window check) */
     uint8_t src[4];  /* resources read */
     uint8_t opid;
-    uint8_t lat;     /* cycles from issue to result; of control transfers: refill cycles when taken */
-    uint8_t dst;     /* resource written by op_... functions with lat > 1 */
+    uint8_t lat; /* cycles from issue to result; of control transfers: refill cycles when taken */
+    uint8_t dst; /* resource written by op_... functions with lat > 1 */
     uint8_t flags;
-    int16_t next;    /* length * INSN_STRIDE */
-    uint8_t cause;   /* lx7_stall_t of who waits for dst */
+    int16_t next;  /* length * INSN_STRIDE */
+    uint8_t cause; /* lx7_stall_t of who waits for dst */
     uint8_t unused;
-    int32_t rel;     /* distance to the target in the same page in bytes of insn_t, or 0 */
-    uint32_t extra;  /* 1 + index of its rarely used counters, 0 = none yet */
+    int32_t rel;    /* distance to the target in the same page in bytes of insn_t, or 0 */
+    uint32_t extra; /* 1 + index of its rarely used counters, 0 = none yet */
     union {
-        int64_t aux;          /* second immediate */
+        int64_t aux; /* second immediate */
         struct pie_op *pie;
     };
 } insn_t;
@@ -127,21 +127,21 @@ typedef struct pie_op {
     pie_insn_t insn;
     pie_execute_fn execute;
     uint8_t n_use, n_def;
-    uint8_t use[14];      /* resource | SRC_LATE */
-    uint8_t def[14];      /* resources with a latency above 1 */
-    uint8_t def_lat[14];  /* cycles from issue until a stage-1 reader may issue */
-    uint8_t def_why[14];  /* lx7_stall_t of who waits for it */
+    uint8_t use[14];     /* resource | SRC_LATE */
+    uint8_t def[14];     /* resources with a latency above 1 */
+    uint8_t def_lat[14]; /* cycles from issue until a stage-1 reader may issue */
+    uint8_t def_why[14]; /* lx7_stall_t of who waits for it */
     uint8_t load_bytes, store_bytes;
-    uint8_t macs;         /* multiply-accumulates per execution */
-    bool memory;          /* does nothing but load or store */
+    uint8_t macs; /* multiply-accumulates per execution */
+    bool memory;  /* does nothing but load or store */
 } pie_op_t;
 
 /* ---- caches and bus ------------------------------------------------------------------------------------ */
 
 typedef struct cache {
     uint32_t sets, ways, line_bits;
-    uint32_t *tag;    /* [sets][ways]: line address | valid bit 0, most recently used first */
-    uint8_t *dirty;   /* [sets][ways] */
+    uint32_t *tag;  /* [sets][ways]: line address | valid bit 0, most recently used first */
+    uint8_t *dirty; /* [sets][ways] */
     uint64_t access, miss, writeback;
 } cache_t;
 
@@ -204,7 +204,7 @@ typedef struct cpu {
     bool fault;       /* the latest access failed; target or stop is set */
     uint8_t win_safe; /* register quads that need no window overflow: 4 = all */
     uint8_t index;
-    uint32_t target;  /* where an exception or transfer goes on */
+    uint32_t target; /* where an exception or transfer goes on */
     lx7_stop_t stop;
     struct lx7_sim *sim;
     code_page_t **pages; /* [1 << 20] */
@@ -214,13 +214,13 @@ typedef struct cpu {
     uint32_t vecbase, epc[8], eps[8], excsave[8], depc, exccause, excvaddr, debugcause;
     uint32_t intset, intenable, ccompare[N_TIMER], scompare1, cpenable, threadptr;
     uint32_t misc[4], memctl, atomctl, ddr, ibreakenable, ibreaka[2], dbreaka[2], dbreakc[2], icount, icountlevel;
-    uint32_t m[4], acclo, acchi, litbase, expstate;
+    uint32_t litbase;
     uint32_t itlb[8], dtlb[8];
-    uint64_t ccount_base; /* CCOUNT = cyc + ccount_base */
+    uint64_t ccount_base;    /* CCOUNT = cyc + ccount_base */
     uint64_t timer[N_TIMER]; /* cycle at which CCOUNT reaches CCOMPARE next */
-    bool sleeping, stalled; /* WAITI; run-stall of the MX distributor */
-    bool fpu_used;          /* the host's sticky floating-point flags are this core's */
-    uint64_t cyc_base;      /* cyc at which the counters were cleared */
+    bool sleeping, stalled;  /* WAITI; run-stall of the MX distributor */
+    bool fpu_used;           /* the host's sticky floating-point flags are this core's */
+    uint64_t cyc_base;       /* cyc at which the counters were cleared */
 
     pie_state_t pie;
     pie_core_t pie_core;
@@ -237,7 +237,7 @@ enum {
     PF_CLASS = 3,
     PF_LOAD_SLOW = 4,
     PF_STORE_SLOW = 8,
-    PF_CODE = 16,   /* holds decoded instructions: stores go the slow way to drop them */
+    PF_CODE = 16, /* holds decoded instructions: stores go the slow way to drop them */
     PF_MAPPED = 32,
     PF_READ_ONLY = 64,
     PF_DEVICE = 128,
@@ -257,8 +257,8 @@ typedef struct mx {
 
 struct lx7_sim {
     uint8_t *mem;
-    uint8_t *ptab;            /* [1 << 20] */
-    uint8_t **load_pages;     /* for the PIE model: host page, or NULL where an access must go the slow way */
+    uint8_t *ptab;        /* [1 << 20] */
+    uint8_t **load_pages; /* for the PIE model: host page, or NULL where an access must go the slow way */
     uint8_t **store_pages;
     cpu_t *cpu[LX7_MAX_CORES];
     int cores;

@@ -1,13 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The devices of the kc705 board that programs use: 16550 UART, FPGA registers. Everything else reads 0, with a warning. */
+/* The devices of the kc705 board that programs use: 16550 UART, FPGA registers. Everything else reads 0, with a
+ * warning. */
 #include "core.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    UART_RBR_THR = 0, UART_IER = 1, UART_IIR_FCR = 2, UART_LCR = 3, UART_MCR = 4, UART_LSR = 5, UART_MSR = 6, UART_SCR = 7,
-    IER_RX = 1, IER_THRE = 2, LCR_DLAB = 0x80, LSR_DR = 1, LSR_THRE = 0x20, LSR_TEMT = 0x40,
+    UART_RBR_THR = 0,
+    UART_IER = 1,
+    UART_IIR_FCR = 2,
+    UART_LCR = 3,
+    UART_MCR = 4,
+    UART_LSR = 5,
+    UART_MSR = 6,
+    UART_SCR = 7,
+    IER_RX = 1,
+    IER_THRE = 2,
+    LCR_DLAB = 0x80,
+    LSR_DR = 1,
+    LSR_THRE = 0x20,
+    LSR_TEMT = 0x40,
     UART_IRQ = 0,
     FIFO_SIZE = 16,
 };
@@ -47,14 +60,18 @@ void uart_free(lx7_sim_t *sim) {
     free(sim->uart.tx);
 }
 
-static bool rx_ready(const uart_t *uart) { return uart->rx_head != uart->rx_tail; }
+static bool rx_ready(const uart_t *uart) {
+    return uart->rx_head != uart->rx_tail;
+}
 
 /* Transmission takes no time, so the holding register is always empty. */
 static bool irq_active(const uart_t *uart) {
     return (uart->ier & IER_RX && rx_ready(uart)) || (uart->ier & IER_THRE && uart->iir_thre);
 }
 
-void uart_update_irq(lx7_sim_t *sim) { external_irq(sim, UART_IRQ, irq_active(&sim->uart)); }
+void uart_update_irq(lx7_sim_t *sim) {
+    external_irq(sim, UART_IRQ, irq_active(&sim->uart));
+}
 
 uint32_t uart_read(lx7_sim_t *sim, cpu_t *cpu, uint32_t reg) {
     uart_t *uart = &sim->uart;
@@ -65,7 +82,8 @@ uint32_t uart_read(lx7_sim_t *sim, cpu_t *cpu, uint32_t reg) {
         if (rx_ready(uart)) value = uart->rx[uart->rx_head++];
         uart_update_irq(sim);
         return value;
-    case UART_IER: return uart->lcr & LCR_DLAB ? uart->dlm : uart->ier;
+    case UART_IER:
+        return uart->lcr & LCR_DLAB ? uart->dlm : uart->ier;
     case UART_IIR_FCR:
         value = uart->ier & IER_RX && rx_ready(uart) ? 4 : uart->ier & IER_THRE && uart->iir_thre ? 2 : 1;
         if (value == 2) {
@@ -73,8 +91,10 @@ uint32_t uart_read(lx7_sim_t *sim, cpu_t *cpu, uint32_t reg) {
             uart_update_irq(sim);
         }
         return value | (uart->fcr & 1 ? 0xc0 : 0);
-    case UART_LCR: return uart->lcr;
-    case UART_MCR: return uart->mcr;
+    case UART_LCR:
+        return uart->lcr;
+    case UART_MCR:
+        return uart->mcr;
     case UART_LSR:
         if (rx_ready(uart)) {
             uart->empty_polls = 0;
@@ -86,8 +106,10 @@ uint32_t uart_read(lx7_sim_t *sim, cpu_t *cpu, uint32_t reg) {
             cpu->until = 0;
         }
         return LSR_THRE | LSR_TEMT;
-    case UART_MSR: return 0xb0; /* carrier, ready, clear to send */
-    default: return uart->scr;
+    case UART_MSR:
+        return 0xb0; /* carrier, ready, clear to send */
+    default:
+        return uart->scr;
     }
 }
 
@@ -116,10 +138,17 @@ void uart_write(lx7_sim_t *sim, uint32_t reg, uint32_t value) {
         uart->fcr = byte & 0xc9;
         if (byte & 2) uart->rx_head = uart->rx_tail;
         break;
-    case UART_LCR: uart->lcr = byte; return;
-    case UART_MCR: uart->mcr = byte & 0x1f; return;
-    case UART_SCR: uart->scr = byte; return;
-    default: return;
+    case UART_LCR:
+        uart->lcr = byte;
+        return;
+    case UART_MCR:
+        uart->mcr = byte & 0x1f;
+        return;
+    case UART_SCR:
+        uart->scr = byte;
+        return;
+    default:
+        return;
     }
     uart_update_irq(sim);
 }
@@ -148,7 +177,8 @@ static void warn_unknown(cpu_t *cpu, uint32_t address, const char *what) {
     lx7_sim_t *sim = cpu->sim;
     if (sim->warned_device == address) return;
     sim->warned_device = address;
-    set_error(sim, "warning: %s device register %08x at pc %08x: nothing is simulated there", what, address, cpu->ip->pc);
+    set_error(sim, "warning: %s device register %08x at pc %08x: nothing is simulated there", what, address,
+              cpu->ip->pc);
     if (sim->warn) sim->warn(sim->warn_context, sim->message);
 }
 
@@ -161,11 +191,17 @@ uint32_t device_read(cpu_t *cpu, uint32_t address, uint32_t size) {
     (void)size;
     if (offset - UART_OFFSET < 32) return (offset & 3) ? 0 : uart_read(cpu->sim, cpu, (offset - UART_OFFSET) >> 2);
     switch (offset - FPGA_OFFSET) {
-    case FPGA_DATE: return 0x09272011; /* as QEMU's board */
-    case FPGA_FREQUENCY: return (uint32_t)(cpu->sim->timing.clock_cpu_mhz * 1000000);
-    case FPGA_LEDS: return cpu->sim->leds;
-    case FPGA_SWITCHES: return 0;
-    default: warn_unknown(cpu, address, "load from"); return 0;
+    case FPGA_DATE:
+        return 0x09272011; /* as QEMU's board */
+    case FPGA_FREQUENCY:
+        return (uint32_t)(cpu->sim->timing.clock_cpu_mhz * 1000000);
+    case FPGA_LEDS:
+        return cpu->sim->leds;
+    case FPGA_SWITCHES:
+        return 0;
+    default:
+        warn_unknown(cpu, address, "load from");
+        return 0;
     }
 }
 
@@ -177,13 +213,17 @@ void device_write(cpu_t *cpu, uint32_t address, uint32_t size, uint32_t value) {
         return;
     }
     switch (offset - FPGA_OFFSET) {
-    case FPGA_LEDS: cpu->sim->leds = value; break;
+    case FPGA_LEDS:
+        cpu->sim->leds = value;
+        break;
     case FPGA_RESET:
         if (value == RESET_MAGIC) {
             cpu->sim->exit_requested = true;
             cpu->until = 0;
         }
         break;
-    default: warn_unknown(cpu, address, "store to"); break;
+    default:
+        warn_unknown(cpu, address, "store to");
+        break;
     }
 }

@@ -28,7 +28,8 @@ static uint8_t *read_file(lx7_sim_t *sim, const char *path, size_t *size) {
 
 static const char *check_header(const Elf32_Ehdr *header, size_t size) {
     if (size < sizeof *header || memcmp(header->e_ident, ELFMAG, SELFMAG)) return "not an ELF file";
-    if (header->e_ident[EI_CLASS] != ELFCLASS32 || header->e_machine != MACHINE_XTENSA) return "an ELF file for another machine, not for Xtensa";
+    if (header->e_ident[EI_CLASS] != ELFCLASS32 || header->e_machine != MACHINE_XTENSA)
+        return "an ELF file for another machine, not for Xtensa";
     if (header->e_ident[EI_DATA] != ELFDATA2LSB) return "a big-endian ELF file; the ESP32-S3 is little-endian";
     if (header->e_type != ET_EXEC) return "not an executable ELF file (link it first)";
     if (header->e_phnum == 0) return "has no program headers: nothing to load";
@@ -40,7 +41,8 @@ static const char *check_header(const Elf32_Ehdr *header, size_t size) {
 
 typedef enum { CHECK, PLACE, PLACE_AND_CLEAR } action_on_segment_t;
 
-static int segment_load(lx7_sim_t *sim, const char *path, unsigned index, const Elf32_Phdr *segment, action_on_segment_t action) {
+static int segment_load(lx7_sim_t *sim, const char *path, unsigned index, const Elf32_Phdr *segment,
+                        action_on_segment_t action) {
     uint64_t end = (uint64_t)segment->p_paddr + segment->p_memsz;
     if (action != CHECK) {
         uint32_t size = action == PLACE_AND_CLEAR ? segment->p_memsz : segment->p_filesz;
@@ -93,4 +95,6 @@ int elf_load(lx7_sim_t *sim, const char *path) {
     return wrong ? set_error(sim, "%s: %s", path, wrong) : each_segment(sim, path, CHECK);
 }
 
-void elf_place(lx7_sim_t *sim, bool clear) { each_segment(sim, "", clear ? PLACE_AND_CLEAR : PLACE); }
+void elf_place(lx7_sim_t *sim, bool clear) {
+    each_segment(sim, "", clear ? PLACE_AND_CLEAR : PLACE);
+}

@@ -12,7 +12,8 @@
 #define VECTOR_USER 0x340u
 #define VECTOR_DOUBLE 0x3c0u
 
-static const uint32_t level_mask[N_LEVEL + 1] = {0, 0x001f80ff, 0x00000100, 0x00200e00, 0x00001000, 0x00002000, 0, 0x4000};
+static const uint32_t level_mask[N_LEVEL + 1] = {0,          0x001f80ff, 0x00000100, 0x00200e00,
+                                                 0x00001000, 0x00002000, 0,          0x4000};
 static const uint16_t level_vector[N_LEVEL + 1] = {0, 0, 0x180, 0x1c0, 0x200, 0x240, 0x280, 0x2c0};
 static const uint8_t timer_interrupt[N_TIMER] = {6, 10, 13};
 
@@ -50,6 +51,13 @@ static void enter(cpu_t *cpu, uint32_t vector) {
 void raise_exception(cpu_t *cpu, uint32_t pc, uint32_t cause) {
     uint32_t vector = cpu->ps & PS_UM ? VECTOR_USER : VECTOR_KERNEL;
     if (cpu->ps & PS_EXCM) {
+        if (pc == cpu->vecbase + VECTOR_DOUBLE) { /* would go on for ever */
+            stop_error(cpu,
+                       "exception %u in the double exception vector %08x: nothing there handles exceptions (the first "
+                       "was at %08x)",
+                       cause, pc, cpu->epc[1]);
+            return;
+        }
         cpu->depc = pc;
         vector = VECTOR_DOUBLE;
     } else {
@@ -90,7 +98,9 @@ static unsigned pending_level(const cpu_t *cpu) {
     return 0;
 }
 
-bool interrupt_pending(const cpu_t *cpu) { return pending_level(cpu) != 0; }
+bool interrupt_pending(const cpu_t *cpu) {
+    return pending_level(cpu) != 0;
+}
 
 bool take_interrupt(cpu_t *cpu, uint32_t pc) {
     unsigned level = pending_level(cpu);
@@ -112,14 +122,18 @@ bool take_interrupt(cpu_t *cpu, uint32_t pc) {
 /* Changes one of the interrupt inputs; a core that runs sees it when it next leaves exec(). */
 void set_interrupt_line(cpu_t *cpu, unsigned number, bool active) {
     uint32_t mask = 1u << number;
-    if (active) cpu->intset |= mask;
-    else if (!(mask & (EDGE_MASK | NMI_MASK))) cpu->intset &= ~mask;
+    if (active)
+        cpu->intset |= mask;
+    else if (!(mask & (EDGE_MASK | NMI_MASK)))
+        cpu->intset &= ~mask;
     if (interrupt_pending(cpu)) cpu->until = 0;
 }
 
 /* ---- CCOUNT and CCOMPARE --------------------------------------------------------------------------------- */
 
-uint32_t read_ccount(const cpu_t *cpu) { return (uint32_t)(cpu->cyc + cpu->ccount_base); }
+uint32_t read_ccount(const cpu_t *cpu) {
+    return (uint32_t)(cpu->cyc + cpu->ccount_base);
+}
 
 void set_timer(cpu_t *cpu, unsigned i) {
     uint32_t distance = cpu->ccompare[i] - read_ccount(cpu) - 1;

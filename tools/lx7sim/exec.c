@@ -12,7 +12,7 @@
 #define DISPATCH()                                                                                                     \
     do {                                                                                                               \
         if (cyc < pend && (unlikely(pend == PEND_ALWAYS) || !operands_ready(cpu, ip, cyc))) goto careful;              \
-        goto *ip->op;                                                                                                  \
+        goto * ip->op;                                                                                                 \
     } while (0)
 
 #define NEXT()                                                                                                         \
@@ -43,7 +43,7 @@
     do {                                                                                                               \
         uint32_t at_ = (address);                                                                                      \
         if (likely(!(ptab[at_ >> 12] & PF_LOAD_SLOW) && (at_ & 15) <= 16 - sizeof(type))) {                            \
-            a[ip->r] = (uint32_t)(int32_t)*(const type *)(mem + at_);                                                  \
+            a[ip->r] = (uint32_t)(int32_t) * (const type *)(mem + at_);                                                \
         } else {                                                                                                       \
             OUT();                                                                                                     \
             uint32_t value_ = slow_load(cpu, ip, at_, sizeof(type));                                                   \
@@ -84,8 +84,8 @@ typedef uint8_t u8;
 static inline bool operands_ready(const cpu_t *cpu, const insn_t *ip, uint64_t cyc) {
     const uint64_t *ready = cpu->ready;
     uint8_t s0 = ip->src[0], s1 = ip->src[1], s2 = ip->src[2], s3 = ip->src[3];
-    return !((ready[s0 & 63] > cyc + (s0 >> 7)) | (ready[s1 & 63] > cyc + (s1 >> 7)) | (ready[s2 & 63] > cyc + (s2 >> 7)) |
-             (ready[s3 & 63] > cyc + (s3 >> 7)));
+    return !((ready[s0 & 63] > cyc + (s0 >> 7)) | (ready[s1 & 63] > cyc + (s1 >> 7)) |
+             (ready[s2 & 63] > cyc + (s2 >> 7)) | (ready[s3 & 63] > cyc + (s3 >> 7)));
 }
 
 /* A taken transfer reaches ip: decode, split fetch, instruction cache. */
@@ -130,9 +130,10 @@ static void unknown_instruction(cpu_t *cpu, insn_t *ip) {
         return;
     }
     unsigned n = (bytes[0] & 15) >= 14 ? 4 : (bytes[0] & 15) >= 8 ? 2 : 3;
-    stop_error(cpu, "unknown instruction at %08x: bytes %02x %02x %.*s%.*s", ip->pc, bytes[0], bytes[1], n > 2 ? 3 : 0,
-               (char[]){"0123456789abcdef"[bytes[2] >> 4], "0123456789abcdef"[bytes[2] & 15], ' ', 0}, n > 3 ? 2 : 0,
-               (char[]){"0123456789abcdef"[n > 3 ? bytes[3] >> 4 : 0], "0123456789abcdef"[n > 3 ? bytes[3] & 15 : 0], 0});
+    stop_error(
+        cpu, "unknown instruction at %08x: bytes %02x %02x %.*s%.*s", ip->pc, bytes[0], bytes[1], n > 2 ? 3 : 0,
+        (char[]){"0123456789abcdef"[bytes[2] >> 4], "0123456789abcdef"[bytes[2] & 15], ' ', 0}, n > 3 ? 2 : 0,
+        (char[]){"0123456789abcdef"[n > 3 ? bytes[3] >> 4 : 0], "0123456789abcdef"[n > 3 ? bytes[3] & 15 : 0], 0});
     cpu->fault = true;
 }
 
@@ -166,9 +167,13 @@ void exec(cpu_t *cpu, const void *const **labels) {
 careful:
     OUT();
     switch (attention(cpu, ip)) {
-    case 0: cyc = cpu->cyc; goto *ip->op;
-    case ATTENTION_STOP: return;
-    default: goto redirect;
+    case 0:
+        cyc = cpu->cyc;
+        goto * ip->op;
+    case ATTENTION_STOP:
+        return;
+    default:
+        goto redirect;
     }
 
 redirect: /* an exception or a stop instead of this instruction */
@@ -222,7 +227,7 @@ loop_end: /* fell through to LEND */
     }
     DISPATCH();
 
-L_call: {
+L_call : {
     OUT();
     action_t action = function_table[ip->opid](cpu, ip);
     IN();
@@ -234,13 +239,15 @@ L_call: {
         ip = (insn_t *)((char *)ip + ip->next);
         if (unlikely(ip == lend)) goto loop_end;
         goto leave;
-    case ACT_TAKEN: goto taken_register;
+    case ACT_TAKEN:
+        goto taken_register;
     case ACT_RETARGET:
         ip->count++;
         cyc++;
         ip = code_lookup(cpu, cpu->target);
         goto arrived;
-    default: goto redirect;
+    default:
+        goto redirect;
     }
 }
 
@@ -263,7 +270,7 @@ L_UNKNOWN:
     unknown_instruction(cpu, ip);
     goto redirect;
 
-L_PIE: {
+L_PIE : {
     pie_op_t *op = ip->pie;
     if (unlikely(!(cpu->cpenable & 8))) {
         OUT();

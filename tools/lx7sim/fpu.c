@@ -34,14 +34,17 @@ static uint32_t bits_of(float value) {
     return bits;
 }
 
-static bool is_nan(uint32_t bits) { return (bits & 0x7fffffff) > 0x7f800000; }
+static bool is_nan(uint32_t bits) {
+    return (bits & 0x7fffffff) > 0x7f800000;
+}
 
 /* ---- flags: the host's sticky flags are those of the core that ran last; collect before anything else ------------ */
 
 void fpu_collect_flags(cpu_t *cpu) {
     int raised = fetestexcept(FE_ALL_EXCEPT);
-    uint32_t flags = (raised & FE_INEXACT ? 1u : 0) | (raised & FE_UNDERFLOW ? 2u : 0) | (raised & FE_OVERFLOW ? 4u : 0) |
-                     (raised & FE_DIVBYZERO ? 8u : 0) | (raised & FE_INVALID ? 16u : 0);
+    uint32_t flags = (raised & FE_INEXACT ? 1u : 0) | (raised & FE_UNDERFLOW ? 2u : 0) |
+                     (raised & FE_OVERFLOW ? 4u : 0) | (raised & FE_DIVBYZERO ? 8u : 0) |
+                     (raised & FE_INVALID ? 16u : 0);
     if (raised) feclearexcept(FE_ALL_EXCEPT);
     cpu->fsr |= flags << FSR_SHIFT;
 }
@@ -51,7 +54,9 @@ void fpu_set_flags(cpu_t *cpu, uint32_t fsr) {
     cpu->fsr = fsr;
 }
 
-static void raise_invalid(void) { feraiseexcept(FE_INVALID); }
+static void raise_invalid(void) {
+    feraiseexcept(FE_INVALID);
+}
 
 #define NEED_FPU()                                                                                                     \
     do {                                                                                                               \
@@ -66,7 +71,7 @@ static const int host_mode[4] = {FE_TONEAREST, FE_TOWARDZERO, FE_UPWARD, FE_DOWN
 
 #define WITH_ROUNDING(mode, statement)                                                                                 \
     do {                                                                                                               \
-        unsigned mode_ = (mode) & 3;                                                                                   \
+        unsigned mode_ = (mode)&3;                                                                                     \
         if (unlikely(mode_)) fesetround(host_mode[mode_]);                                                             \
         statement;                                                                                                     \
         if (unlikely(mode_)) fesetround(FE_TONEAREST);                                                                 \
@@ -84,10 +89,18 @@ static uint32_t binary(const cpu_t *cpu, binary_t op, uint32_t a, uint32_t b) {
     float x = opaque(a), y = opaque(b), z = 0;
     WITH_ROUNDING(cpu->fcr, {
         switch (op) {
-        case BINARY_ADD: z = x + y; break;
-        case BINARY_SUB: z = x - y; break;
-        case BINARY_MUL: z = x * y; break;
-        default: z = x / y; break;
+        case BINARY_ADD:
+            z = x + y;
+            break;
+        case BINARY_SUB:
+            z = x - y;
+            break;
+        case BINARY_MUL:
+            z = x * y;
+            break;
+        default:
+            z = x / y;
+            break;
         }
         __asm__ volatile("" : "+x"(z));
     });
@@ -206,7 +219,9 @@ action_t op_MKSADJ_S(cpu_t *cpu, insn_t *ip) {
     return ACT_NEXT;
 }
 
-action_t op_ADDEXPM_S(cpu_t *cpu, insn_t *ip) { return op_MOV_S(cpu, ip); }
+action_t op_ADDEXPM_S(cpu_t *cpu, insn_t *ip) {
+    return op_MOV_S(cpu, ip);
+}
 
 action_t op_ADDEXP_S(cpu_t *cpu, insn_t *ip) {
     NEED_FPU();
@@ -244,8 +259,10 @@ action_t op_RECIP0_S(cpu_t *cpu, insn_t *ip) {
 
 action_t op_RSQRT0_S(cpu_t *cpu, insn_t *ip) {
     NEED_FPU();
-    if ((cpu->f[ip->s] & 0x7fffffff) == 0) feraiseexcept(FE_DIVBYZERO);
-    else if (cpu->f[ip->s] >> 31 && !is_nan(cpu->f[ip->s])) raise_invalid();
+    if ((cpu->f[ip->s] & 0x7fffffff) == 0)
+        feraiseexcept(FE_DIVBYZERO);
+    else if (cpu->f[ip->s] >> 31 && !is_nan(cpu->f[ip->s]))
+        raise_invalid();
     cpu->f[ip->r] = estimate(cpu->f[ip->s], true);
     return ACT_NEXT;
 }
@@ -272,10 +289,18 @@ static uint32_t to_integer(const cpu_t *cpu, const insn_t *ip, int mode, bool is
     }
     double scaled = ldexp((double)opaque(bits), ip->imm), rounded;
     switch (mode) {
-    case FE_TONEAREST: rounded = nearbyint(scaled); break;
-    case FE_UPWARD: rounded = ceil(scaled); break;
-    case FE_DOWNWARD: rounded = floor(scaled); break;
-    default: rounded = trunc(scaled); break;
+    case FE_TONEAREST:
+        rounded = nearbyint(scaled);
+        break;
+    case FE_UPWARD:
+        rounded = ceil(scaled);
+        break;
+    case FE_DOWNWARD:
+        rounded = floor(scaled);
+        break;
+    default:
+        rounded = trunc(scaled);
+        break;
     }
     bool negative = bits >> 31, out_of_range;
     uint32_t result;
@@ -284,12 +309,16 @@ static uint32_t to_integer(const cpu_t *cpu, const insn_t *ip, int mode, bool is
         result = out_of_range ? 0xffffffff : (uint32_t)rounded;
     } else {
         out_of_range = rounded > 2147483647.0 || rounded < -2147483648.0;
-        result = rounded > 2147483647.0 ? 0x7fffffff : rounded < -2147483648.0 ? 0x80000000 : (uint32_t)(int32_t)rounded;
+        result = rounded > 2147483647.0    ? 0x7fffffff
+                 : rounded < -2147483648.0 ? 0x80000000
+                                           : (uint32_t)(int32_t)rounded;
         if (is_unsigned && result) out_of_range = true;
     }
     feclearexcept(FE_INEXACT); /* the steps above may have raised it; collected flags are safe in cpu->fsr */
-    if (out_of_range) raise_invalid();
-    else if (rounded != scaled) feraiseexcept(FE_INEXACT);
+    if (out_of_range)
+        raise_invalid();
+    else if (rounded != scaled)
+        feraiseexcept(FE_INEXACT);
     return result;
 }
 
@@ -331,7 +360,9 @@ action_t op_UFLOAT_S(cpu_t *cpu, insn_t *ip) {
 
 /* ---- comparison, conditional moves ---------------------------------------------------------------------------- */
 
-static bool is_signaling(uint32_t bits) { return is_nan(bits) && !(bits & 0x00400000); }
+static bool is_signaling(uint32_t bits) {
+    return is_nan(bits) && !(bits & 0x00400000);
+}
 
 /* Quiet comparisons raise invalid only for signaling NaNs, OLT and OLE for every NaN. */
 #define COMPARE(id, condition, quiet)                                                                                  \
@@ -385,15 +416,27 @@ static action_t store(cpu_t *cpu, insn_t *ip, uint32_t address, bool update, uin
     return ACT_NEXT;
 }
 
-action_t op_LSI(cpu_t *cpu, insn_t *ip) { return load(cpu, ip, cpu->a[ip->s] + (uint32_t)ip->imm, false, 0); }
+action_t op_LSI(cpu_t *cpu, insn_t *ip) {
+    return load(cpu, ip, cpu->a[ip->s] + (uint32_t)ip->imm, false, 0);
+}
 action_t op_LSIP(cpu_t *cpu, insn_t *ip) {
     return load(cpu, ip, cpu->a[ip->s], true, cpu->a[ip->s] + (uint32_t)ip->imm);
 }
-action_t op_LSX(cpu_t *cpu, insn_t *ip) { return load(cpu, ip, cpu->a[ip->s] + cpu->a[ip->t], false, 0); }
-action_t op_LSXP(cpu_t *cpu, insn_t *ip) { return load(cpu, ip, cpu->a[ip->s], true, cpu->a[ip->s] + cpu->a[ip->t]); }
-action_t op_SSI(cpu_t *cpu, insn_t *ip) { return store(cpu, ip, cpu->a[ip->s] + (uint32_t)ip->imm, false, 0); }
+action_t op_LSX(cpu_t *cpu, insn_t *ip) {
+    return load(cpu, ip, cpu->a[ip->s] + cpu->a[ip->t], false, 0);
+}
+action_t op_LSXP(cpu_t *cpu, insn_t *ip) {
+    return load(cpu, ip, cpu->a[ip->s], true, cpu->a[ip->s] + cpu->a[ip->t]);
+}
+action_t op_SSI(cpu_t *cpu, insn_t *ip) {
+    return store(cpu, ip, cpu->a[ip->s] + (uint32_t)ip->imm, false, 0);
+}
 action_t op_SSIP(cpu_t *cpu, insn_t *ip) {
     return store(cpu, ip, cpu->a[ip->s], true, cpu->a[ip->s] + (uint32_t)ip->imm);
 }
-action_t op_SSX(cpu_t *cpu, insn_t *ip) { return store(cpu, ip, cpu->a[ip->s] + cpu->a[ip->t], false, 0); }
-action_t op_SSXP(cpu_t *cpu, insn_t *ip) { return store(cpu, ip, cpu->a[ip->s], true, cpu->a[ip->s] + cpu->a[ip->t]); }
+action_t op_SSX(cpu_t *cpu, insn_t *ip) {
+    return store(cpu, ip, cpu->a[ip->s] + cpu->a[ip->t], false, 0);
+}
+action_t op_SSXP(cpu_t *cpu, insn_t *ip) {
+    return store(cpu, ip, cpu->a[ip->s], true, cpu->a[ip->s] + cpu->a[ip->t]);
+}

@@ -36,25 +36,25 @@ typedef enum lx7_stop {
 
 /* Why an instruction did not issue in the cycle after its predecessor. */
 typedef enum lx7_stall {
-    LX7_STALL_LOAD,       /* operand still being loaded */
-    LX7_STALL_MUL,        /* operand from MUL16, MULL, MULUH, MULSH */
-    LX7_STALL_DIV,        /* operand from the divider, or the divider busy */
-    LX7_STALL_FPU,        /* operand from the floating-point unit */
-    LX7_STALL_SREG,       /* operand from RSR, RUR, RER */
-    LX7_STALL_PIE,        /* vector or accumulator operand */
-    LX7_STALL_PIE_UNIT,   /* SRCMB, SRS or FFT right after a MAC-class instruction */
-    LX7_STALL_BRANCH,     /* pipeline refilled after a taken branch, jump, call or return (booked there) */
-    LX7_STALL_FETCH,      /* branch target that crosses a fetch word (booked at the target) */
-    LX7_STALL_LOOP,       /* loop set-up, and loop-back of a body longer than the loop buffer */
-    LX7_STALL_ICACHE,     /* instruction cache miss */
-    LX7_STALL_DCACHE,     /* data cache miss of a load */
-    LX7_STALL_DCACHE_WR,  /* data cache miss of a store, and dirty lines written back */
-    LX7_STALL_BUS,        /* the flash/PSRAM bus was busy with the other core or a write-back */
-    LX7_STALL_UNALIGNED,  /* access that crosses a 16-byte boundary */
-    LX7_STALL_DEVICE,     /* device register */
-    LX7_STALL_SYNC,       /* ISYNC, MEMW, S32C1I, RSYNC ... */
-    LX7_STALL_EXCEPTION,  /* entry of an exception or interrupt (booked at the interrupted instruction) */
-    LX7_STALL_SLEEP,      /* WAITI */
+    LX7_STALL_LOAD,      /* operand still being loaded */
+    LX7_STALL_MUL,       /* operand from MUL16, MULL, MULUH, MULSH */
+    LX7_STALL_DIV,       /* operand from the divider, or the divider busy */
+    LX7_STALL_FPU,       /* operand from the floating-point unit */
+    LX7_STALL_SREG,      /* operand from RSR, RUR, RER */
+    LX7_STALL_PIE,       /* vector or accumulator operand */
+    LX7_STALL_PIE_UNIT,  /* SRCMB, SRS or FFT right after a MAC-class instruction */
+    LX7_STALL_BRANCH,    /* pipeline refilled after a taken branch, jump, call or return (booked there) */
+    LX7_STALL_FETCH,     /* branch target that crosses a fetch word (booked at the target) */
+    LX7_STALL_LOOP,      /* loop set-up, and loop-back of a body longer than the loop buffer */
+    LX7_STALL_ICACHE,    /* instruction cache miss */
+    LX7_STALL_DCACHE,    /* data cache miss of a load */
+    LX7_STALL_DCACHE_WR, /* data cache miss of a store, and dirty lines written back */
+    LX7_STALL_BUS,       /* the flash/PSRAM bus was busy with the other core or a write-back */
+    LX7_STALL_UNALIGNED, /* access that crosses a 16-byte boundary */
+    LX7_STALL_DEVICE,    /* device register */
+    LX7_STALL_SYNC,      /* ISYNC, MEMW, S32C1I, RSYNC ... */
+    LX7_STALL_EXCEPTION, /* entry of an exception or interrupt (booked at the interrupted instruction) */
+    LX7_STALL_SLEEP,     /* WAITI */
     LX7_STALL_COUNT
 } lx7_stall_t;
 
@@ -88,8 +88,8 @@ typedef struct lx7_totals {
     uint64_t bytes[LX7_REGION_CLASSES];
     uint64_t icache_access, icache_miss, dcache_access, dcache_miss, dcache_writeback;
     uint64_t exceptions, interrupts, window_overflows, window_underflows;
-    uint64_t idle_polls;   /* UART status reads that found no input */
-    uint64_t mac;          /* int8/int16 multiply-accumulates done by PIE instructions */
+    uint64_t idle_polls; /* UART status reads that found no input */
+    uint64_t mac;        /* int8/int16 multiply-accumulates done by PIE instructions */
 } lx7_totals_t;
 
 /* ---- life ---------------------------------------------------------------------------------------------- */
@@ -122,16 +122,18 @@ const char *lx7_parameter_name(int i);
  */
 int lx7_set_option(lx7_sim_t *sim, const char *name, int64_t value);
 
-/* Contents of the flash window at 0x70000000 and 0x90000000, at most 128 MB; 0xff to the end of its last 64 KB, then 0. */
+/* Contents of the flash window at 0x70000000 and 0x90000000, at most 128 MB; 0xff to the end of its last 64 KB, then 0.
+ */
 int lx7_load_flash(lx7_sim_t *sim, const char *path);
 /* Loads an ELF file's segments and resets the cores, as QEMU's -kernel does. */
 int lx7_load_elf(lx7_sim_t *sim, const char *path);
-/* The command line in the boot parameters (QEMU's -append), before lx7_load_elf(); at most LX7_COMMAND_LINE - 1 bytes. */
+/* The command line in the boot parameters (QEMU's -append), before lx7_load_elf(); at most LX7_COMMAND_LINE - 1 bytes.
+ */
 int lx7_set_command_line(lx7_sim_t *sim, const char *text);
 /* Power-on: registers, caches, devices, UART queues, counters; memory is kept. */
 void lx7_reset(lx7_sim_t *sim);
-/* What a board reset does in QEMU: registers and devices are reset, what the ELF file initializes is loaded again; other
- * memory, CCOUNT, the counters and bytes on the UART's line are kept. Meant for after LX7_STOP_EXIT. */
+/* What a board reset does in QEMU: registers and devices are reset, what the ELF file initializes is loaded again;
+ * other memory, CCOUNT, the counters and bytes on the UART's line are kept. Meant for after LX7_STOP_EXIT. */
 int lx7_reboot(lx7_sim_t *sim);
 
 /* ---- running ------------------------------------------------------------------------------------------- */
@@ -171,9 +173,9 @@ int lx7_disassemble(lx7_sim_t *sim, uint32_t address, char *text, size_t size);
 typedef struct lx7_event {
     uint32_t pc;
     uint32_t core;
-    uint64_t cycle;     /* when it issues */
-    uint32_t waited;    /* operand and unit stalls before it */
-    uint32_t cause;     /* lx7_stall_t of the longest of them; LX7_STALL_COUNT when waited is 0 */
+    uint64_t cycle;  /* when it issues */
+    uint32_t waited; /* operand and unit stalls before it */
+    uint32_t cause;  /* lx7_stall_t of the longest of them; LX7_STALL_COUNT when waited is 0 */
 } lx7_event_t;
 
 /* Called before each instruction executes; non-zero stops the run with LX7_STOP_BREAK. NULL ends tracing. Slow. */

@@ -49,29 +49,30 @@ static void on_signal(int number) {
 }
 
 static void usage(FILE *out) {
-    fprintf(out,
-            "usage: lx7sim [options] PROGRAM.elf\n"
-            "\n"
-            "Simulates an Xtensa LX7 of the ESP32-S3 with a cycle model. PROGRAM.elf is one that also runs on\n"
-            "qemu-system-xtensa -M kc705-nommu -cpu de212 -kernel PROGRAM.elf.\n"
-            "\n"
-            "  --config FILE       timing parameters and memory regions (default: esp32s3.toml of this tool)\n"
-            "  --flash FILE        contents of the flash window at 0x70000000 and 0x90000000\n"
-            "  --append TEXT       the command line in the boot parameters\n"
-            "  --uart END          stdio (default), none, pty, tcp:PORT (0: any free port; waits for a connection)\n"
-            "  --cores N           1 (default) or 2; core 1 starts in run-stall at 0x40000400\n"
-            "  --pie               execute the PIE vector instructions; without it they raise IllegalInstruction\n"
-            "  --trap              raise exceptions for accesses outside the memory map instead of stopping\n"
-            "  --reboot            start again when the program resets the board, instead of ending\n"
-            "  --max-cycles N      stop with exit code 3 after N cycles\n"
-            "  --trace N           print the first N instructions with the cycle each issues in\n"
-            "  --dump-registers    print all registers when the program ends, whatever ends it\n"
-            "  --summary           print instructions, cycles and stalls to stderr at the end\n"
-            "  --json FILE         write them as JSON; with --pcs also the counters of every address\n"
-            "  --help\n"
-            "\n"
-            "The program ends the run by writing 0xdead to 0x9d020010. Exit code 0 then, 1 after an error, 2 for wrong\n"
-            "options, 3 at --max-cycles.\n");
+    fprintf(
+        out,
+        "usage: lx7sim [options] PROGRAM.elf\n"
+        "\n"
+        "Simulates an Xtensa LX7 of the ESP32-S3 with a cycle model. PROGRAM.elf is one that also runs on\n"
+        "qemu-system-xtensa -M kc705-nommu -cpu de212 -kernel PROGRAM.elf.\n"
+        "\n"
+        "  --config FILE       timing parameters and memory regions (default: esp32s3.toml of this tool)\n"
+        "  --flash FILE        contents of the flash window at 0x70000000 and 0x90000000\n"
+        "  --append TEXT       the command line in the boot parameters\n"
+        "  --uart END          stdio (default), none, pty, tcp:PORT (0: any free port; waits for a connection)\n"
+        "  --cores N           1 (default) or 2; core 1 starts in run-stall at 0x40000400\n"
+        "  --pie               execute the PIE vector instructions; without it they raise IllegalInstruction\n"
+        "  --trap              raise exceptions for accesses outside the memory map instead of stopping\n"
+        "  --reboot            start again when the program resets the board, instead of ending\n"
+        "  --max-cycles N      stop with exit code 3 after N cycles\n"
+        "  --trace N           print the first N instructions with the cycle each issues in\n"
+        "  --dump-registers    print all registers when the program ends, whatever ends it\n"
+        "  --summary           print instructions, cycles and stalls to stderr at the end\n"
+        "  --json FILE         write them as JSON; with --pcs also the counters of every address\n"
+        "  --help\n"
+        "\n"
+        "The program ends the run by writing 0xdead to 0x9d020010. Exit code 0 then, 1 after an error, 2 for wrong\n"
+        "options, 3 at --max-cycles.\n");
 }
 
 static bool parse_number(const char *text, int64_t *value) {
@@ -82,36 +83,93 @@ static bool parse_number(const char *text, int64_t *value) {
 }
 
 static int parse_options(int argc, char **argv, options_t *options) {
-    enum { CONFIG = 1, FLASH, APPEND, UART, CORES, PIE, TRAP, REBOOT, MAX_CYCLES, TRACE, REGISTERS, SUMMARY, JSON, PCS, HELP };
+    enum {
+        CONFIG = 1,
+        FLASH,
+        APPEND,
+        UART,
+        CORES,
+        PIE,
+        TRAP,
+        REBOOT,
+        MAX_CYCLES,
+        TRACE,
+        REGISTERS,
+        SUMMARY,
+        JSON,
+        PCS,
+        HELP
+    };
     static const struct option table[] = {
-        {"config", 1, 0, CONFIG},    {"flash", 1, 0, FLASH},     {"uart", 1, 0, UART},
-        {"cores", 1, 0, CORES},      {"pie", 0, 0, PIE},         {"trap", 0, 0, TRAP},
-        {"max-cycles", 1, 0, MAX_CYCLES}, {"trace", 1, 0, TRACE}, {"dump-registers", 0, 0, REGISTERS},
-        {"summary", 0, 0, SUMMARY},  {"json", 1, 0, JSON},       {"pcs", 0, 0, PCS},
-        {"help", 0, 0, HELP},        {"append", 1, 0, APPEND},   {"reboot", 0, 0, REBOOT},
+        {"config", 1, 0, CONFIG},
+        {"flash", 1, 0, FLASH},
+        {"uart", 1, 0, UART},
+        {"cores", 1, 0, CORES},
+        {"pie", 0, 0, PIE},
+        {"trap", 0, 0, TRAP},
+        {"max-cycles", 1, 0, MAX_CYCLES},
+        {"trace", 1, 0, TRACE},
+        {"dump-registers", 0, 0, REGISTERS},
+        {"summary", 0, 0, SUMMARY},
+        {"json", 1, 0, JSON},
+        {"pcs", 0, 0, PCS},
+        {"help", 0, 0, HELP},
+        {"append", 1, 0, APPEND},
+        {"reboot", 0, 0, REBOOT},
         {0, 0, 0, 0},
     };
     *options = (options_t){.config = LX7SIM_CONFIG, .uart = "stdio", .cores = 1};
     for (int id; (id = getopt_long(argc, argv, "h", table, NULL)) != -1;) {
         bool ok = true;
         switch (id) {
-        case CONFIG: options->config = optarg; break;
-        case FLASH: options->flash = optarg; break;
-        case APPEND: options->append = optarg; break;
-        case REBOOT: options->reboot = true; break;
-        case UART: options->uart = optarg; break;
-        case CORES: ok = parse_number(optarg, &options->cores); break;
-        case PIE: options->pie = true; break;
-        case TRAP: options->trap = true; break;
-        case MAX_CYCLES: ok = parse_number(optarg, &options->max_cycles); break;
-        case TRACE: ok = parse_number(optarg, &options->trace); break;
-        case REGISTERS: options->registers = true; break;
-        case SUMMARY: options->summary = true; break;
-        case JSON: options->json = optarg; break;
-        case PCS: options->pcs = true; break;
+        case CONFIG:
+            options->config = optarg;
+            break;
+        case FLASH:
+            options->flash = optarg;
+            break;
+        case APPEND:
+            options->append = optarg;
+            break;
+        case REBOOT:
+            options->reboot = true;
+            break;
+        case UART:
+            options->uart = optarg;
+            break;
+        case CORES:
+            ok = parse_number(optarg, &options->cores);
+            break;
+        case PIE:
+            options->pie = true;
+            break;
+        case TRAP:
+            options->trap = true;
+            break;
+        case MAX_CYCLES:
+            ok = parse_number(optarg, &options->max_cycles);
+            break;
+        case TRACE:
+            ok = parse_number(optarg, &options->trace);
+            break;
+        case REGISTERS:
+            options->registers = true;
+            break;
+        case SUMMARY:
+            options->summary = true;
+            break;
+        case JSON:
+            options->json = optarg;
+            break;
+        case PCS:
+            options->pcs = true;
+            break;
         case 'h':
-        case HELP: usage(stdout); exit(0);
-        default: return -1;
+        case HELP:
+            usage(stdout);
+            exit(0);
+        default:
+            return -1;
         }
         if (!ok) {
             fprintf(stderr, "lx7sim: not a number: %s\n", optarg);
@@ -174,8 +232,10 @@ static int open_uart(uart_end_t *uart, const char *kind) {
     }
     int result = -1;
     errno = EINVAL;
-    if (!strcmp(kind, "pty")) result = open_pty(uart);
-    else if (!strncmp(kind, "tcp:", 4)) result = open_tcp(uart, kind + 4);
+    if (!strcmp(kind, "pty"))
+        result = open_pty(uart);
+    else if (!strncmp(kind, "tcp:", 4))
+        result = open_tcp(uart, kind + 4);
     if (result && !interrupted) fprintf(stderr, "lx7sim: --uart %s: %s\n", kind, strerror(errno));
     return result;
 }
@@ -187,9 +247,12 @@ static bool service_uart(lx7_sim_t *sim, uart_end_t *uart, int wait_ms) {
     while ((n = lx7_uart_receive(sim, buffer, sizeof buffer)) > 0)
         for (size_t at = 0; uart->out >= 0 && at < n && !interrupted;) {
             ssize_t done = write(uart->out, buffer + at, n - at);
-            if (done > 0) at += (size_t)done;
-            else if (errno == EAGAIN) poll(&(struct pollfd){.fd = uart->out, .events = POLLOUT}, 1, 100);
-            else if (errno != EINTR) return false;
+            if (done > 0)
+                at += (size_t)done;
+            else if (errno == EAGAIN)
+                poll(&(struct pollfd){.fd = uart->out, .events = POLLOUT}, 1, 100);
+            else if (errno != EINTR)
+                return false;
         }
     if (uart->in < 0 || uart->end_of_input) {
         if (wait_ms) nanosleep(&(struct timespec){.tv_nsec = wait_ms * 1000000l}, NULL);
@@ -198,7 +261,8 @@ static bool service_uart(lx7_sim_t *sim, uart_end_t *uart, int wait_ms) {
     struct pollfd fd = {.fd = uart->in, .events = POLLIN};
     if (poll(&fd, 1, wait_ms) <= 0 || !(fd.revents & (POLLIN | POLLHUP))) return true;
     ssize_t got = read(uart->in, buffer, sizeof buffer);
-    if (got > 0) lx7_uart_send(sim, buffer, (size_t)got);
+    if (got > 0)
+        lx7_uart_send(sim, buffer, (size_t)got);
     else if (got == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO)) {
         uart->end_of_input = true;
         return !uart->is_socket;
@@ -235,25 +299,29 @@ static void print_summary(const lx7_sim_t *sim, int cores, double seconds) {
     for (int core = 0; core < cores; core++) {
         lx7_totals_t totals;
         lx7_get_totals(sim, core, &totals);
-        fprintf(stderr, "core %d: %" PRIu64 " instructions, %" PRIu64 " cycles", core, totals.instructions, totals.cycles);
-        if (totals.instructions) fprintf(stderr, ", %.3f cycles/instruction", (double)totals.cycles / (double)totals.instructions);
+        fprintf(stderr, "core %d: %" PRIu64 " instructions, %" PRIu64 " cycles", core, totals.instructions,
+                totals.cycles);
+        if (totals.instructions)
+            fprintf(stderr, ", %.3f cycles/instruction", (double)totals.cycles / (double)totals.instructions);
         fprintf(stderr, ", %.1f M instructions/s\n", (double)totals.instructions / seconds / 1e6);
         for (int i = 0; i < LX7_STALL_COUNT; i++)
             if (totals.stall[i])
-                fprintf(stderr, "  stall %-13s %12" PRIu64 "  %5.1f %%\n", lx7_stall_name((lx7_stall_t)i), totals.stall[i],
-                        100.0 * (double)totals.stall[i] / (double)totals.cycles);
+                fprintf(stderr, "  stall %-13s %12" PRIu64 "  %5.1f %%\n", lx7_stall_name((lx7_stall_t)i),
+                        totals.stall[i], 100.0 * (double)totals.stall[i] / (double)totals.cycles);
     }
 }
 
 static void json_arrays(FILE *file, const uint64_t *stall, const uint64_t *access, const uint64_t *bytes) {
     fprintf(file, "\"stall\": {");
     for (int i = 0, first = 1; i < LX7_STALL_COUNT; i++)
-        if (stall[i]) fprintf(file, "%s\"%s\": %" PRIu64, first ? "" : ", ", lx7_stall_name((lx7_stall_t)i), stall[i]), first = 0;
+        if (stall[i])
+            fprintf(file, "%s\"%s\": %" PRIu64, first ? "" : ", ", lx7_stall_name((lx7_stall_t)i), stall[i]), first = 0;
     fprintf(file, "}, \"access\": {");
     for (int i = 0, first = 1; i < LX7_REGION_CLASSES; i++)
         if (access[i])
-            fprintf(file, "%s\"%s\": [%" PRIu64 ", %" PRIu64 "]", first ? "" : ", ", lx7_region_name((lx7_region_class_t)i),
-                    access[i], bytes[i]), first = 0;
+            fprintf(file, "%s\"%s\": [%" PRIu64 ", %" PRIu64 "]", first ? "" : ", ",
+                    lx7_region_name((lx7_region_class_t)i), access[i], bytes[i]),
+                first = 0;
     fprintf(file, "}");
 }
 
@@ -264,11 +332,11 @@ static void json_core(FILE *file, const lx7_sim_t *sim, int core, bool pcs) {
     json_arrays(file, t.stall, t.access, t.bytes);
     fprintf(file,
             ",\n     \"icache\": {\"access\": %" PRIu64 ", \"miss\": %" PRIu64 "}, \"dcache\": {\"access\": %" PRIu64
-            ", \"miss\": %" PRIu64 ", \"writeback\": %" PRIu64 "},\n     \"exceptions\": %" PRIu64 ", \"interrupts\": %" PRIu64
-            ", \"window_overflows\": %" PRIu64 ", \"window_underflows\": %" PRIu64 ", \"idle_polls\": %" PRIu64
-            ", \"mac\": %" PRIu64,
-            t.icache_access, t.icache_miss, t.dcache_access, t.dcache_miss, t.dcache_writeback, t.exceptions, t.interrupts,
-            t.window_overflows, t.window_underflows, t.idle_polls, t.mac);
+            ", \"miss\": %" PRIu64 ", \"writeback\": %" PRIu64 "},\n     \"exceptions\": %" PRIu64
+            ", \"interrupts\": %" PRIu64 ", \"window_overflows\": %" PRIu64 ", \"window_underflows\": %" PRIu64
+            ", \"idle_polls\": %" PRIu64 ", \"mac\": %" PRIu64,
+            t.icache_access, t.icache_miss, t.dcache_access, t.dcache_miss, t.dcache_writeback, t.exceptions,
+            t.interrupts, t.window_overflows, t.window_underflows, t.idle_polls, t.mac);
     size_t n = pcs ? lx7_get_pcs(sim, core, NULL, 0) : 0;
     lx7_pc_t *rows = n ? malloc(n * sizeof *rows) : NULL;
     if (rows) {
@@ -278,7 +346,8 @@ static void json_core(FILE *file, const lx7_sim_t *sim, int core, bool pcs) {
             fprintf(file, "%s\n      {\"pc\": %u, \"length\": %u, \"count\": %" PRIu64 ", \"taken\": %" PRIu64 ", ",
                     i ? "," : "", rows[i].pc, rows[i].length, rows[i].count, rows[i].taken);
             json_arrays(file, rows[i].stall, rows[i].access, rows[i].bytes);
-            fprintf(file, ", \"icache_miss\": %" PRIu64 ", \"dcache_miss\": %" PRIu64 "}", rows[i].icache_miss, rows[i].dcache_miss);
+            fprintf(file, ", \"icache_miss\": %" PRIu64 ", \"dcache_miss\": %" PRIu64 "}", rows[i].icache_miss,
+                    rows[i].dcache_miss);
         }
         fprintf(file, "\n     ]");
         free(rows);

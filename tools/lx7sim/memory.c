@@ -38,7 +38,7 @@ static void set_page(lx7_sim_t *sim, uint32_t page, uint8_t flags) {
 
 static uint8_t slow_flags(uint8_t flags) {
     bool sram = (flags & PF_CLASS) == LX7_REGION_SRAM && flags & PF_MAPPED;
-    flags &= (uint8_t)~(PF_LOAD_SLOW | PF_STORE_SLOW);
+    flags &= (uint8_t) ~(PF_LOAD_SLOW | PF_STORE_SLOW);
     if (!sram) flags |= PF_LOAD_SLOW | PF_STORE_SLOW;
     if (flags & (PF_CODE | PF_READ_ONLY)) flags |= PF_STORE_SLOW;
     return flags;
@@ -52,7 +52,8 @@ int memory_init(lx7_sim_t *sim) {
     sim->store_pages = calloc(PAGES, sizeof *sim->store_pages);
     sim->flash_fd = -1;
     if (sim->mem == MAP_FAILED || !sim->ptab || !sim->load_pages || !sim->store_pages) return -1;
-    for (uint32_t page = 0; page < PAGES; page++) sim->ptab[page] = PF_LOAD_SLOW | PF_STORE_SLOW;
+    for (uint32_t page = 0; page < PAGES; page++)
+        sim->ptab[page] = PF_LOAD_SLOW | PF_STORE_SLOW;
     for (size_t i = 0; i < sizeof machine_map / sizeof *machine_map; i++) {
         uint32_t first = machine_map[i].base >> PAGE_BITS, n = machine_map[i].size >> PAGE_BITS;
         if (!(machine_map[i].flags & (PF_DEVICE | PF_READ_ONLY)) &&

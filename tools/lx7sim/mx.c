@@ -9,8 +9,17 @@
 #include <string.h>
 
 enum {
-    MIROUT = 0x000, MIPICAUSE = 0x100, MIPISET = 0x140, MIENG = 0x180, MIENGSET = 0x184, MIASG = 0x188, MIASGSET = 0x18c,
-    MIPIPART = 0x190, SYSCFGID = 0x1a0, MPSCORE = 0x200, CCON = 0x220
+    MIROUT = 0x000,
+    MIPICAUSE = 0x100,
+    MIPISET = 0x140,
+    MIENG = 0x180,
+    MIENGSET = 0x184,
+    MIASG = 0x188,
+    MIASGSET = 0x18c,
+    MIPIPART = 0x190,
+    SYSCFGID = 0x1a0,
+    MPSCORE = 0x200,
+    CCON = 0x220
 };
 
 /* Interrupt number of each external input pin of core de212. */
@@ -28,7 +37,8 @@ static uint32_t pins_of(const lx7_sim_t *sim, int core) {
     ipi |= (uint32_t)((cause & 0x000e) != 0) << (part >> 2 & 3);
     ipi |= (uint32_t)((cause & 0x00f0) != 0) << (part >> 4 & 3);
     ipi |= (uint32_t)((cause & 0xff00) != 0) << (part >> 6 & 3);
-    for (unsigned i = 0; i < 32; i++) routed |= (mx->mirout[i] >> core & 1) << i;
+    for (unsigned i = 0; i < 32; i++)
+        routed |= (mx->mirout[i] >> core & 1) << i;
     return (ipi & 7) | (((mx->ext_irq & mx->mieng) | mx->miasg) & routed) << 2;
 }
 
@@ -57,9 +67,11 @@ void mx_reset(lx7_sim_t *sim) {
     mx_t *mx = &sim->mx;
     memset(mx, 0, sizeof *mx);
     mx->mieng = ~0u;
-    for (unsigned i = 0; i < 32; i++) mx->mirout[i] = 1; /* everything to core 0 */
+    for (unsigned i = 0; i < 32; i++)
+        mx->mirout[i] = 1; /* everything to core 0 */
     mx->runstall = (1u << sim->cores) - 2;
-    for (int core = 0; core < sim->cores; core++) sim->cpu[core]->stalled = core != 0;
+    for (int core = 0; core < sim->cores; core++)
+        sim->cpu[core]->stalled = core != 0;
 }
 
 uint32_t mx_read(cpu_t *cpu, uint32_t offset) {
@@ -69,13 +81,20 @@ uint32_t mx_read(cpu_t *cpu, uint32_t offset) {
     if (offset < MIROUT + 32) return mx->mirout[offset - MIROUT];
     if (offset - MIPICAUSE < (uint32_t)sim->cores) return mx->mipicause[offset - MIPICAUSE];
     switch (offset) {
-    case MIENG: return mx->mieng;
-    case MIASG: return mx->miasg;
-    case MIPIPART: return mx->mipipart;
-    case SYSCFGID: return (uint32_t)(sim->cores - 1) << 18 | cpu->index;
-    case MPSCORE: return mx->runstall;
-    case CCON: return mx->ccon[cpu->index];
-    default: return 0;
+    case MIENG:
+        return mx->mieng;
+    case MIASG:
+        return mx->miasg;
+    case MIPIPART:
+        return mx->mipipart;
+    case SYSCFGID:
+        return (uint32_t)(sim->cores - 1) << 18 | cpu->index;
+    case MPSCORE:
+        return mx->runstall;
+    case CCON:
+        return mx->ccon[cpu->index];
+    default:
+        return 0;
     }
 }
 
@@ -83,26 +102,42 @@ void mx_write(cpu_t *cpu, uint32_t offset, uint32_t value) {
     lx7_sim_t *sim = cpu->sim;
     mx_t *mx = &sim->mx;
     if (sim->cores == 1) return;
-    if (offset < MIROUT + 32) mx->mirout[offset - MIROUT] = value;
-    else if (offset - MIPICAUSE < (uint32_t)sim->cores) mx->mipicause[offset - MIPICAUSE] &= ~value;
+    if (offset < MIROUT + 32)
+        mx->mirout[offset - MIROUT] = value;
+    else if (offset - MIPICAUSE < (uint32_t)sim->cores)
+        mx->mipicause[offset - MIPICAUSE] &= ~value;
     else if (offset - MIPISET < 16) {
         for (int core = 0; core < sim->cores; core++)
             if (value >> core & 1) mx->mipicause[core] |= 1u << (offset - MIPISET);
     } else {
         switch (offset) {
-        case MIENG: mx->mieng &= ~value; break;
-        case MIENGSET: mx->mieng |= value; break;
-        case MIASG: mx->miasg &= ~value; break;
-        case MIASGSET: mx->miasg |= value; break;
-        case MIPIPART: mx->mipipart = value; break;
+        case MIENG:
+            mx->mieng &= ~value;
+            break;
+        case MIENGSET:
+            mx->mieng |= value;
+            break;
+        case MIASG:
+            mx->miasg &= ~value;
+            break;
+        case MIASGSET:
+            mx->miasg |= value;
+            break;
+        case MIPIPART:
+            mx->mipipart = value;
+            break;
         case MPSCORE:
             mx->runstall = value;
-            for (int core = 0; core < sim->cores; core++) sim->cpu[core]->stalled = value >> core & 1;
+            for (int core = 0; core < sim->cores; core++)
+                sim->cpu[core]->stalled = value >> core & 1;
             sim->rearranged = true;
             cpu->until = 0;
             break;
-        case CCON: mx->ccon[cpu->index] = value & 1; break;
-        default: break;
+        case CCON:
+            mx->ccon[cpu->index] = value & 1;
+            break;
+        default:
+            break;
         }
     }
     update(sim);

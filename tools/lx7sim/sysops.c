@@ -3,58 +3,102 @@
 #include "core.h"
 
 enum {
-    SR_LBEG = 0, SR_LEND = 1, SR_LCOUNT = 2, SR_SAR = 3, SR_BR = 4, SR_WINDOWBASE = 72, SR_WINDOWSTART = 73,
-    SR_INTERRUPT = 226, SR_INTCLEAR = 227, SR_INTENABLE = 228, SR_PS = 230, SR_CCOUNT = 234, SR_PRID = 235,
-    SR_CCOMPARE = 240, SR_CPENABLE = 224, SR_ACCHI = 17, SR_IBREAKENABLE = 96, SR_CONFIGID0 = 176, SR_CONFIGID1 = 208,
-    UR_THREADPTR = 231, UR_FCR = 232, UR_FSR = 233
+    SR_LBEG = 0,
+    SR_LEND = 1,
+    SR_LCOUNT = 2,
+    SR_SAR = 3,
+    SR_BR = 4,
+    SR_WINDOWBASE = 72,
+    SR_WINDOWSTART = 73,
+    SR_INTERRUPT = 226,
+    SR_INTCLEAR = 227,
+    SR_INTENABLE = 228,
+    SR_PS = 230,
+    SR_CCOUNT = 234,
+    SR_PRID = 235,
+    SR_CCOMPARE = 240,
+    SR_CPENABLE = 224,
+    UR_THREADPTR = 231,
+    UR_FCR = 232,
+    UR_FSR = 233
 };
 
 #define SOFTWARE_MASK 0x880u
 #define EDGE_MASK 0x003f8000u
 
 static const char *const sr_names[256] = {
-    [0] = "lbeg", [1] = "lend", [2] = "lcount", [3] = "sar", [4] = "br", [5] = "litbase", [12] = "scompare1",
-    [72] = "windowbase", [73] = "windowstart", [96] = "ibreakenable", [97] = "memctl", [99] = "atomctl", [104] = "ddr",
-    [128] = "ibreaka0", [129] = "ibreaka1", [144] = "dbreaka0", [145] = "dbreaka1", [160] = "dbreakc0", [161] = "dbreakc1",
-    [176] = "configid0", [177] = "epc1", [178] = "epc2", [179] = "epc3", [180] = "epc4", [181] = "epc5", [182] = "epc6",
-    [183] = "epc7", [192] = "depc", [194] = "eps2", [195] = "eps3", [196] = "eps4", [197] = "eps5", [198] = "eps6",
-    [199] = "eps7", [208] = "configid1", [209] = "excsave1", [210] = "excsave2", [211] = "excsave3", [212] = "excsave4",
-    [213] = "excsave5", [214] = "excsave6", [215] = "excsave7", [224] = "cpenable", [226] = "interrupt", [227] = "intclear",
-    [228] = "intenable", [230] = "ps", [231] = "vecbase", [232] = "exccause", [233] = "debugcause", [234] = "ccount",
-    [235] = "prid", [236] = "icount", [237] = "icountlevel", [238] = "excvaddr", [240] = "ccompare0", [241] = "ccompare1",
-    [242] = "ccompare2", [244] = "misc0", [245] = "misc1", [246] = "misc2", [247] = "misc3",
+    [0] = "lbeg",        [1] = "lend",        [2] = "lcount",      [3] = "sar",           [4] = "br",
+    [5] = "litbase",     [12] = "scompare1",  [72] = "windowbase", [73] = "windowstart",  [96] = "ibreakenable",
+    [97] = "memctl",     [99] = "atomctl",    [104] = "ddr",       [128] = "ibreaka0",    [129] = "ibreaka1",
+    [144] = "dbreaka0",  [145] = "dbreaka1",  [160] = "dbreakc0",  [161] = "dbreakc1",    [176] = "configid0",
+    [177] = "epc1",      [178] = "epc2",      [179] = "epc3",      [180] = "epc4",        [181] = "epc5",
+    [182] = "epc6",      [183] = "epc7",      [192] = "depc",      [194] = "eps2",        [195] = "eps3",
+    [196] = "eps4",      [197] = "eps5",      [198] = "eps6",      [199] = "eps7",        [208] = "configid1",
+    [209] = "excsave1",  [210] = "excsave2",  [211] = "excsave3",  [212] = "excsave4",    [213] = "excsave5",
+    [214] = "excsave6",  [215] = "excsave7",  [224] = "cpenable",  [226] = "interrupt",   [227] = "intclear",
+    [228] = "intenable", [230] = "ps",        [231] = "vecbase",   [232] = "exccause",    [233] = "debugcause",
+    [234] = "ccount",    [235] = "prid",      [236] = "icount",    [237] = "icountlevel", [238] = "excvaddr",
+    [240] = "ccompare0", [241] = "ccompare1", [242] = "ccompare2", [244] = "misc0",       [245] = "misc1",
+    [246] = "misc2",     [247] = "misc3",
 };
 
-const char *special_register_name(unsigned number) { return sr_names[number & 255]; }
+const char *special_register_name(unsigned number) {
+    return sr_names[number & 255];
+}
 
 /* Where a register lives that needs no more than storing; NULL for the others. */
 uint32_t *special_register(cpu_t *cpu, unsigned number) {
     switch (number) {
-    case SR_LBEG: return &cpu->lbeg;
-    case SR_LEND: return &cpu->lend;
-    case SR_LCOUNT: return &cpu->lcount;
-    case SR_SAR: return &cpu->sar;
-    case SR_BR: return &cpu->b;
-    case 5: return &cpu->litbase;
-    case 12: return &cpu->scompare1;
-    case SR_WINDOWBASE: return &cpu->wb;
-    case SR_WINDOWSTART: return &cpu->ws;
-    case SR_IBREAKENABLE: return &cpu->ibreakenable;
-    case 97: return &cpu->memctl;
-    case 99: return &cpu->atomctl;
-    case 104: return &cpu->ddr;
-    case 192: return &cpu->depc;
-    case SR_CPENABLE: return &cpu->cpenable;
-    case SR_INTERRUPT: return &cpu->intset;
-    case SR_INTENABLE: return &cpu->intenable;
-    case SR_PS: return &cpu->ps;
-    case 231: return &cpu->vecbase;
-    case 232: return &cpu->exccause;
-    case 233: return &cpu->debugcause;
-    case 236: return &cpu->icount;
-    case 237: return &cpu->icountlevel;
-    case 238: return &cpu->excvaddr;
-    default: break;
+    case SR_LBEG:
+        return &cpu->lbeg;
+    case SR_LEND:
+        return &cpu->lend;
+    case SR_LCOUNT:
+        return &cpu->lcount;
+    case SR_SAR:
+        return &cpu->sar;
+    case SR_BR:
+        return &cpu->b;
+    case 5:
+        return &cpu->litbase;
+    case 12:
+        return &cpu->scompare1;
+    case SR_WINDOWBASE:
+        return &cpu->wb;
+    case SR_WINDOWSTART:
+        return &cpu->ws;
+    case 96:
+        return &cpu->ibreakenable;
+    case 97:
+        return &cpu->memctl;
+    case 99:
+        return &cpu->atomctl;
+    case 104:
+        return &cpu->ddr;
+    case 192:
+        return &cpu->depc;
+    case SR_CPENABLE:
+        return &cpu->cpenable;
+    case SR_INTERRUPT:
+        return &cpu->intset;
+    case SR_INTENABLE:
+        return &cpu->intenable;
+    case SR_PS:
+        return &cpu->ps;
+    case 231:
+        return &cpu->vecbase;
+    case 232:
+        return &cpu->exccause;
+    case 233:
+        return &cpu->debugcause;
+    case 236:
+        return &cpu->icount;
+    case 237:
+        return &cpu->icountlevel;
+    case 238:
+        return &cpu->excvaddr;
+    default:
+        break;
     }
     if (number - 128 < 2) return &cpu->ibreaka[number - 128];
     if (number - 144 < 2) return &cpu->dbreaka[number - 144];
@@ -77,9 +121,15 @@ static uint32_t read_sr(cpu_t *cpu, unsigned number) {
 static void write_sr(cpu_t *cpu, unsigned number, uint32_t value) {
     uint32_t *place = special_register(cpu, number);
     switch (number) {
-    case SR_SAR: value &= 63; break;
-    case SR_BR: value &= 0xffff; break;
-    case SR_WINDOWBASE: rotate_window(cpu, value); return;
+    case SR_SAR:
+        value &= 63;
+        break;
+    case SR_BR:
+        value &= 0xffff;
+        break;
+    case SR_WINDOWBASE:
+        rotate_window(cpu, value);
+        return;
     case SR_WINDOWSTART:
         cpu->ws = value & 0xffff;
         update_window(cpu);
@@ -88,20 +138,29 @@ static void write_sr(cpu_t *cpu, unsigned number, uint32_t value) {
         cpu->intset |= value & SOFTWARE_MASK;
         if (interrupt_pending(cpu)) cpu->until = 0;
         return;
-    case SR_INTCLEAR: cpu->intset &= ~(value & (SOFTWARE_MASK | EDGE_MASK)); return;
-    case SR_PS: value &= PS_WOE | PS_CALLINC | PS_OWB | PS_UM | PS_EXCM | PS_INTLEVEL; break;
+    case SR_INTCLEAR:
+        cpu->intset &= ~(value & (SOFTWARE_MASK | EDGE_MASK));
+        return;
+    case SR_PS:
+        value &= PS_WOE | PS_CALLINC | PS_OWB | PS_UM | PS_EXCM | PS_INTLEVEL;
+        break;
     case SR_CCOUNT:
         cpu->ccount_base += (uint64_t)(int64_t)(int32_t)(value - read_ccount(cpu));
         for (unsigned i = 0; i < N_TIMER; i++)
             if (cpu->timer[i] != UINT64_MAX) set_timer(cpu, i);
         return;
-    case SR_CPENABLE: value &= 0xff; break;
-    default: break;
+    case SR_CPENABLE:
+        value &= 0xff;
+        break;
+    default:
+        break;
     }
     if (place) *place = value;
     switch (number) {
     case SR_LBEG:
-    case SR_LEND: update_loop(cpu); break;
+    case SR_LEND:
+        update_loop(cpu);
+        break;
     case SR_PS:
         update_loop(cpu);
         update_window(cpu);
@@ -148,9 +207,12 @@ action_t op_RUR(cpu_t *cpu, insn_t *ip) {
 
 action_t op_WUR(cpu_t *cpu, insn_t *ip) {
     if (coprocessor_disabled(cpu, ip)) return ACT_REDIRECT;
-    if (ip->imm == UR_FCR) cpu->fcr = cpu->a[ip->t] & 0x7f;
-    else if (ip->imm == UR_FSR) fpu_set_flags(cpu, cpu->a[ip->t] & 0xf80);
-    else cpu->threadptr = cpu->a[ip->t];
+    if (ip->imm == UR_FCR)
+        cpu->fcr = cpu->a[ip->t] & 0x7f;
+    else if (ip->imm == UR_FSR)
+        fpu_set_flags(cpu, cpu->a[ip->t] & 0xf80);
+    else
+        cpu->threadptr = cpu->a[ip->t];
     return ACT_NEXT;
 }
 
@@ -277,7 +339,8 @@ action_t op_QUOU(cpu_t *cpu, insn_t *ip) {
 
 action_t op_QUOS(cpu_t *cpu, insn_t *ip) {
     if (!divides(cpu, ip)) return ACT_REDIRECT;
-    cpu->a[ip->r] = divide_overflows(cpu, ip) ? 0x80000000 : (uint32_t)((int32_t)cpu->a[ip->s] / (int32_t)cpu->a[ip->t]);
+    cpu->a[ip->r] =
+        divide_overflows(cpu, ip) ? 0x80000000 : (uint32_t)((int32_t)cpu->a[ip->s] / (int32_t)cpu->a[ip->t]);
     return ACT_NEXT;
 }
 
@@ -324,12 +387,30 @@ static action_t set_boolean(cpu_t *cpu, unsigned bit, uint32_t value) {
 
 #define BS (cpu->b >> ip->s)
 #define BT (cpu->b >> ip->t)
-action_t op_ANDB(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, BS & BT); }
-action_t op_ANDBC(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, BS & ~BT); }
-action_t op_ORB(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, BS | BT); }
-action_t op_ORBC(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, BS | ~BT); }
-action_t op_XORB(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, BS ^ BT); }
-action_t op_ANY4(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, (BS & 15) != 0); }
-action_t op_ALL4(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, (BS & 15) == 15); }
-action_t op_ANY8(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, (BS & 255) != 0); }
-action_t op_ALL8(cpu_t *cpu, insn_t *ip) { return set_boolean(cpu, ip->r, (BS & 255) == 255); }
+action_t op_ANDB(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, BS & BT);
+}
+action_t op_ANDBC(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, BS & ~BT);
+}
+action_t op_ORB(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, BS | BT);
+}
+action_t op_ORBC(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, BS | ~BT);
+}
+action_t op_XORB(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, BS ^ BT);
+}
+action_t op_ANY4(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, (BS & 15) != 0);
+}
+action_t op_ALL4(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, (BS & 15) == 15);
+}
+action_t op_ANY8(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, (BS & 255) != 0);
+}
+action_t op_ALL8(cpu_t *cpu, insn_t *ip) {
+    return set_boolean(cpu, ip->r, (BS & 255) == 255);
+}

@@ -59,7 +59,8 @@ int attention(cpu_t *cpu, insn_t *ip) {
     }
     unsigned cause = wait_for_operands(cpu, ip, &waited);
     if (unlikely(cpu->sim->trace != NULL)) {
-        lx7_event_t event = {.pc = ip->pc, .core = cpu->index, .cycle = cpu->cyc, .waited = (uint32_t)waited, .cause = cause};
+        lx7_event_t event = {
+            .pc = ip->pc, .core = cpu->index, .cycle = cpu->cyc, .waited = (uint32_t)waited, .cause = cause};
         if (cpu->sim->trace(cpu->sim->trace_context, &event)) {
             cpu->stop = LX7_STOP_BREAK;
             cpu->target = ip->pc;

@@ -12,14 +12,18 @@ enum { QUADS = N_AR / 4 };
 static const uint16_t overflow_vector[3] = {0x000, 0x080, 0x100};
 static const uint16_t underflow_vector[3] = {0x040, 0x0c0, 0x140};
 
-static bool window_bit(const cpu_t *cpu, uint32_t base) { return cpu->ws >> (base & (QUADS - 1)) & 1; }
+static bool window_bit(const cpu_t *cpu, uint32_t base) {
+    return cpu->ws >> (base & (QUADS - 1)) & 1;
+}
 
 void save_window(cpu_t *cpu) {
-    for (unsigned i = 0; i < 4; i++) memcpy(&cpu->ar[(cpu->wb + i) % QUADS * 4], &cpu->a[i * 4], 16);
+    for (unsigned i = 0; i < 4; i++)
+        memcpy(&cpu->ar[(cpu->wb + i) % QUADS * 4], &cpu->a[i * 4], 16);
 }
 
 void load_window(cpu_t *cpu) {
-    for (unsigned i = 0; i < 4; i++) memcpy(&cpu->a[i * 4], &cpu->ar[(cpu->wb + i) % QUADS * 4], 16);
+    for (unsigned i = 0; i < 4; i++)
+        memcpy(&cpu->a[i * 4], &cpu->ar[(cpu->wb + i) % QUADS * 4], 16);
 }
 
 /* Results still on their way to address registers have arrived by the time a rotation has been fetched. */
@@ -54,13 +58,17 @@ static void window_exception(cpu_t *cpu, uint32_t pc, uint32_t new_base, uint32_
 
 void window_overflow(cpu_t *cpu, uint32_t pc) {
     uint32_t n = 1, size = 1;
-    while (n < 3 && !window_bit(cpu, cpu->wb + n)) n++;
-    while (size < 3 && !window_bit(cpu, cpu->wb + n + size)) size++;
+    while (n < 3 && !window_bit(cpu, cpu->wb + n))
+        n++;
+    while (size < 3 && !window_bit(cpu, cpu->wb + n + size))
+        size++;
     cpu->overflows++;
     window_exception(cpu, pc, cpu->wb + n, overflow_vector[size - 1]);
 }
 
-static bool windows_on(const cpu_t *cpu) { return (cpu->ps & (PS_WOE | PS_EXCM)) == PS_WOE; }
+static bool windows_on(const cpu_t *cpu) {
+    return (cpu->ps & (PS_WOE | PS_EXCM)) == PS_WOE;
+}
 
 static action_t illegal(cpu_t *cpu, const insn_t *ip) {
     raise_exception(cpu, ip->pc, CAUSE_ILLEGAL);
@@ -74,12 +82,24 @@ static action_t call_windowed(cpu_t *cpu, insn_t *ip, uint32_t n, uint32_t targe
     return ACT_TAKEN;
 }
 
-action_t op_CALL4(cpu_t *cpu, insn_t *ip) { return call_windowed(cpu, ip, 1, (uint32_t)ip->imm); }
-action_t op_CALL8(cpu_t *cpu, insn_t *ip) { return call_windowed(cpu, ip, 2, (uint32_t)ip->imm); }
-action_t op_CALL12(cpu_t *cpu, insn_t *ip) { return call_windowed(cpu, ip, 3, (uint32_t)ip->imm); }
-action_t op_CALLX4(cpu_t *cpu, insn_t *ip) { return call_windowed(cpu, ip, 1, cpu->a[ip->s]); }
-action_t op_CALLX8(cpu_t *cpu, insn_t *ip) { return call_windowed(cpu, ip, 2, cpu->a[ip->s]); }
-action_t op_CALLX12(cpu_t *cpu, insn_t *ip) { return call_windowed(cpu, ip, 3, cpu->a[ip->s]); }
+action_t op_CALL4(cpu_t *cpu, insn_t *ip) {
+    return call_windowed(cpu, ip, 1, (uint32_t)ip->imm);
+}
+action_t op_CALL8(cpu_t *cpu, insn_t *ip) {
+    return call_windowed(cpu, ip, 2, (uint32_t)ip->imm);
+}
+action_t op_CALL12(cpu_t *cpu, insn_t *ip) {
+    return call_windowed(cpu, ip, 3, (uint32_t)ip->imm);
+}
+action_t op_CALLX4(cpu_t *cpu, insn_t *ip) {
+    return call_windowed(cpu, ip, 1, cpu->a[ip->s]);
+}
+action_t op_CALLX8(cpu_t *cpu, insn_t *ip) {
+    return call_windowed(cpu, ip, 2, cpu->a[ip->s]);
+}
+action_t op_CALLX12(cpu_t *cpu, insn_t *ip) {
+    return call_windowed(cpu, ip, 3, cpu->a[ip->s]);
+}
 
 action_t op_ENTRY(cpu_t *cpu, insn_t *ip) {
     uint32_t n = (cpu->ps & PS_CALLINC) >> PS_CALLINC_SHIFT;
@@ -100,7 +120,8 @@ action_t op_ENTRY(cpu_t *cpu, insn_t *ip) {
 
 action_t op_RETW(cpu_t *cpu, insn_t *ip) {
     uint32_t n = cpu->a[0] >> 30, m = 0;
-    while (m < 3 && !window_bit(cpu, cpu->wb - m - 1)) m++;
+    while (m < 3 && !window_bit(cpu, cpu->wb - m - 1))
+        m++;
     m = m < 3 ? m + 1 : 0;
     if (!windows_on(cpu) || n == 0 || (m != 0 && m != n)) return illegal(cpu, ip);
     if (!window_bit(cpu, cpu->wb - n)) {
@@ -176,6 +197,12 @@ static action_t loop(cpu_t *cpu, insn_t *ip, bool enter) {
     return ACT_NEXT;
 }
 
-action_t op_LOOP(cpu_t *cpu, insn_t *ip) { return loop(cpu, ip, true); }
-action_t op_LOOPNEZ(cpu_t *cpu, insn_t *ip) { return loop(cpu, ip, cpu->a[ip->s] != 0); }
-action_t op_LOOPGTZ(cpu_t *cpu, insn_t *ip) { return loop(cpu, ip, (int32_t)cpu->a[ip->s] > 0); }
+action_t op_LOOP(cpu_t *cpu, insn_t *ip) {
+    return loop(cpu, ip, true);
+}
+action_t op_LOOPNEZ(cpu_t *cpu, insn_t *ip) {
+    return loop(cpu, ip, cpu->a[ip->s] != 0);
+}
+action_t op_LOOPGTZ(cpu_t *cpu, insn_t *ip) {
+    return loop(cpu, ip, (int32_t)cpu->a[ip->s] > 0);
+}

@@ -11,11 +11,13 @@ static int32_t product[SIDE][SIDE];
 
 static uint32_t sieve(void) {
     uint32_t count = 0;
-    for (int i = 0; i < PRIMES; i++) composite[i] = 0;
+    for (int i = 0; i < PRIMES; i++)
+        composite[i] = 0;
     for (int i = 2; i < PRIMES; i++) {
         if (composite[i]) continue;
         count++;
-        for (int k = 2 * i; k < PRIMES; k += i) composite[k] = 1;
+        for (int k = 2 * i; k < PRIMES; k += i)
+            composite[k] = 1;
     }
     return count;
 }
@@ -25,8 +27,10 @@ static void sort(uint32_t *v, int low, int high) {
         uint32_t pivot = v[(low + high) / 2];
         int i = low, k = high;
         while (i <= k) {
-            while (v[i] < pivot) i++;
-            while (v[k] > pivot) k--;
+            while (v[i] < pivot)
+                i++;
+            while (v[k] > pivot)
+                k--;
             if (i <= k) {
                 uint32_t t = v[i];
                 v[i++] = v[k];
@@ -42,7 +46,8 @@ static uint32_t crc32(const uint8_t *data, int n) {
     uint32_t crc = ~0u;
     for (int i = 0; i < n; i++) {
         crc ^= data[i];
-        for (int k = 0; k < 8; k++) crc = crc & 1 ? crc >> 1 ^ 0xedb88320 : crc >> 1;
+        for (int k = 0; k < 8; k++)
+            crc = crc & 1 ? crc >> 1 ^ 0xedb88320 : crc >> 1;
     }
     return ~crc;
 }
@@ -51,7 +56,8 @@ int main(void) {
     uint32_t state = 1, check = 0;
     for (int round = 0; round < ROUNDS; round++) {
         check += sieve();
-        for (int i = 0; i < SORTED; i++) values[i] = state = state * 1664525 + 1013904223;
+        for (int i = 0; i < SORTED; i++)
+            values[i] = state = state * 1664525 + 1013904223;
         sort(values, 0, SORTED - 1);
         for (int i = 0; i < SIDE; i++)
             for (int k = 0; k < SIDE; k++) {
@@ -61,7 +67,8 @@ int main(void) {
         for (int i = 0; i < SIDE; i++)
             for (int k = 0; k < SIDE; k++) {
                 int32_t sum = 0;
-                for (int m = 0; m < SIDE; m++) sum += a[i][m] * b[m][k];
+                for (int m = 0; m < SIDE; m++)
+                    sum += a[i][m] * b[m][k];
                 product[i][k] = sum;
             }
         check = crc32((const uint8_t *)product, sizeof product) ^ (check << 1 | check >> 31);

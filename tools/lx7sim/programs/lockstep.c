@@ -14,7 +14,8 @@ static int32_t tree(int depth, int32_t value) {
 
 static uint32_t text_work(char *text) {
     uint32_t hash = 5381;
-    for (int i = 0; i < LENGTH; i++) text[i] = (char)('a' + i * 7 % 26);
+    for (int i = 0; i < LENGTH; i++)
+        text[i] = (char)('a' + i * 7 % 26);
     for (int i = 0; i < LENGTH; i++)
         for (int k = i + 1; k < LENGTH; k++)
             if (text[k] < text[i]) {
@@ -22,7 +23,8 @@ static uint32_t text_work(char *text) {
                 text[i] = text[k];
                 text[k] = t;
             }
-    for (int i = 0; i < LENGTH; i++) hash = hash * 33 + (uint8_t)text[i];
+    for (int i = 0; i < LENGTH; i++)
+        hash = hash * 33 + (uint8_t)text[i];
     return hash;
 }
 
