@@ -21,7 +21,7 @@ from tvhil.packing.format import ScaleMode
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.trits import Codec
 
-DEFAULT_BOARDS = ("native", "qemu-xtensa")
+DEFAULT_BOARDS = ("native", "qemu-xtensa", "lx7sim")
 
 # Small models that differ in everything that a port could get wrong.
 MODELS = {

@@ -107,7 +107,7 @@ def _measure(options: argparse.Namespace, board: Board) -> dict[str, Any]:
             notice(f"{model.name}: {model.info.macs:,} multiply-accumulates, {images} image{'s' * (images > 1)}")
             measured = measure(opened, model, images)
             facts = measured.facts
-            rows.append(model_row(measured, model_facts(model, file)))
+            rows.append(model_row(measured, model_facts(model, file), board.cost))
     except (KeyboardInterrupt, BoardError, MismatchError):
         if options.json is not None and str(options.json) != "-" and (kernels or rows):
             write_report(bench_report(board, facts, kernels, rows, complete=False), options.json)
@@ -147,26 +147,29 @@ def _tables(report: dict[str, Any]) -> Iterator[RenderableType]:
 
     unit, board = report["latency"]["unit"], report["board"]["name"]
     one = {"cycles": "cycle", "instructions": "instruction", "seconds": "second"}.get(unit, "unit")
+    shared = (unit, "MAC", f"{unit}/MAC", f"MAC/{one}")
     if report["kernels"]:
-        rows = [
-            [
-                row["id"] + (" *" if row["derived"] else ""), _number(row["cost"]), _number(row["macs"]),
-                _number(row["per_mac"]), _number(row["mac_per_unit"]), _number(row["per_value"]),
-            ]
+        cells = [
+            [row["id"] + " *" * row["derived"], _number(row["cost"]), *_per_mac(row), _number(row["per_value"])]
             for row in report["kernels"]
-        ]  # fmt: skip
-        columns = ("kernel", unit, "MAC", f"{unit}/MAC", f"MAC/{one}", f"{unit}/value")
-        yield table(f"Kernels on {board}; *: the difference of two measurements", columns, rows, ("kernel",))
+        ]
+        title = f"Kernels on {board}; *: the difference of two measurements"
+        yield table(title, ("kernel", *shared, f"{unit}/value"), cells, ("kernel",))
     if report["models"]:
-        rows = [
-            [
-                row["id"], _number(row["latency"]["measured"]["mean"]), _number(row["macs"]), _number(row["per_mac"]),
-                _number(row["mac_per_unit"]), f"{row['logits']['bit_exact']} of {row['logits']['images']}",
-            ]
+        cells = [
+            [row["id"], _number(row["latency"]["measured"]["mean"]), *_per_mac(row), *_against_prediction(row)]
             for row in report["models"]
-        ]  # fmt: skip
-        columns = ("model", unit, "MAC", f"{unit}/MAC", f"MAC/{one}", "bit-exact")
-        yield table(f"Models on {board}", columns, rows, ("model",))
+        ]
+        yield table(f"Models on {board}", ("model", *shared, "predicted", "bit-exact"), cells, ("model",))
+
+
+def _per_mac(row: dict[str, Any]) -> list[str]:
+    return [_number(row[key]) for key in ("macs", "per_mac", "mac_per_unit")]
+
+
+def _against_prediction(row: dict[str, Any]) -> list[str]:
+    error, logits = row["latency"]["relative_error"], row["logits"]
+    return ["" if error is None else f"{error:+.2%}", f"{logits['bit_exact']} of {logits['images']}"]
 
 
 def _comparison(earlier: dict[str, Any], report: dict[str, Any]) -> Iterator[RenderableType]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tvhil.boards import Board
     from tvhil.evaluation.device import Device, DeviceFacts
     from tvhil.models import ViTConfig
+    from tvhil.prediction.latency import CostModel
 
 SCHEMA = "tvhil.bench/1"
 Json = dict[str, Any]
@@ -247,21 +248,25 @@ def untrained_model(name: str, config: ViTConfig) -> TvitModel:
     return read_model(pack_vit(vit))
 
 
-def model_row(measured: Measured, facts: Json) -> Json:
-    """The row of a whole model; `facts` is the `model` of a report."""
+def model_row(measured: Measured, facts: Json, cost: CostModel | None = None) -> Json:
+    """The row of a whole model; `facts` is the `model` of a report, `cost` the board's cost model."""
     model, summary = measured.model, Summary()
     summary.latencies.extend(measured.latencies)
     latency = summary.measured_latency or {}
     mean, macs = latency["mean"], model.info.macs
+    prediction = cost.predict(model) if cost is not None and cost.unit == measured.facts.unit else None
+    predicted = [value for _, value in prediction.layers] if prediction else [None] * len(model.operators)
     layers = [
-        {"name": op.name, "measured": cost, "predicted": None}
-        for op, cost in zip(model.operators, measured.layers, strict=True)
+        {"name": op.name, "measured": value, "predicted": guess}
+        for op, value, guess in zip(model.operators, measured.layers, predicted, strict=True)
     ]
     return {
         "id": model.name, "model": facts, "signature": model.signature,
         "logits": {"bit_exact": measured.bit_exact, "images": len(measured.latencies)},
         "latency": {
-            "unit": measured.facts.unit, "measured": latency, "predicted": None, "relative_error": None,
+            "unit": measured.facts.unit, "measured": latency,
+            "predicted": prediction.total if prediction else None,
+            "relative_error": prediction.total / mean - 1 if prediction else None,
             "layers": layers,
         },
         "macs": macs, "per_mac": mean / macs if macs else None, "mac_per_unit": macs / mean if mean else None,
