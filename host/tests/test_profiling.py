@@ -173,6 +173,15 @@ def test_the_cycles_of_a_schedule_are_those_of_the_counters(tmp_path):
     assert schedule.cycles == schedule.instructions + sum(slot.waited for slot in schedule.slots)
 
 
+def test_an_interruption_while_a_loop_is_traced_is_not_lost(tmp_path, monkeypatch):
+    def interrupt(self, event):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tvhil.profiling.schedule._Collector._visit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        traced(build(tmp_path, LOADS))
+
+
 def test_every_cause_of_a_stall_has_words():
     assert set(REASONS) == set(STALLS)
 

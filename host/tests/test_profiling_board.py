@@ -151,6 +151,8 @@ def test_profile_writes_everything_it_is_asked_for(board, tmp_path, capsys):
     report = json.loads(files["json"].read_text())
     assert report["schema"] == "tvhil.profile/1"
     assert report["latency"]["unit"] == "cycles"
+    assert abs(report["latency"]["relative_error"]) < 0.1
+    assert all(row["measured"] > 0 for row in report["latency"]["layers"][: len(small_model().operators)])
     profile = report["profile"]
     assert profile["totals"]["macs"] == small_model().info.macs
     assert profile["totals"]["mac_per_cycle"] == pytest.approx(

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from tvhil.prediction import Predictor
     from tvhil.profiling.benchmark import commit, parameters
     from tvhil.profiling.record import Recorder
-    from tvhil.profiling.report import SCHEMA, profile_json, tables
+    from tvhil.profiling.report import SCHEMA, fill_latency, profile_json, tables
 
     board = load_board(options.board)
     if board.cycle_model is None:
@@ -75,8 +75,7 @@ def run(options: argparse.Namespace) -> int:
         raise MismatchError(f"the logits are not the predicted ones: `tvhil run-eval --board {board.name}` tells where")
     report = predicted_report(model, file, board)
     report |= {"schema": SCHEMA, "commit": commit(), "parameters": parameters(board.cycle_model)}
-    latency = {"unit": "cycles", "measured": dict.fromkeys(("mean", "p50", "p95", "max"), recording.latency)}
-    report["latency"] |= latency
+    fill_latency(report["latency"], recording)
     report["profile"] = profile_json(recording, program, model)
     _write_drawings(options, f"{model.name} on {board.name}", recording, program)
     shown = tables(

@@ -54,6 +54,16 @@ def profile_json(recording: Recording, program: Program, model: TvitModel) -> di
     }
 
 
+def fill_latency(latency: dict[str, Any], recording: Recording) -> None:
+    """Write the measured figures into the `latency` of a report that holds the predicted ones."""
+    latency["unit"] = "cycles"
+    latency["measured"] = dict.fromkeys(("mean", "p50", "p95", "max"), recording.latency)
+    if latency["predicted"]:
+        latency["relative_error"] = latency["predicted"] / recording.latency - 1
+    for row, (_, cycles) in zip(latency["layers"], recording.operators, strict=False):
+        row["measured"] = cycles
+
+
 def _place(line: Line | None) -> dict[str, Any]:
     return {"file": line.file if line else None, "line": line.line if line else None}
 

@@ -126,11 +126,13 @@ class LoopTracer:
             return None
         iterations: list[tuple[Slot, ...]] = []
         collector = _Collector(self._simulator, self.loop.header, self._body, iterations)
-        self._simulator.trace(collector.visit)
+        self._simulator.trace(collector)
         try:
             stop = self._simulator.run()
         finally:
             self._simulator.trace(None)
+        if collector.failure is not None:
+            raise collector.failure
         for before, after in pairwise(iterations):
             same = path(before) == path(after)
             if same or self.schedule is None:
@@ -155,8 +157,16 @@ class _Collector:
         self._last_cycle = 0
         self._stalls: dict[str, int] = {}
         self._events = 0
+        self.failure: BaseException | None = None  # what cannot pass through C: Ctrl-C, for one
 
-    def visit(self, event: Event) -> bool:
+    def __call__(self, event: Event) -> bool:
+        try:
+            return self._visit(event)
+        except BaseException as error:
+            self.failure = error
+            return True
+
+    def _visit(self, event: Event) -> bool:
         self._events += 1
         if self._events > _MOST_EVENTS or len(self._iterations) >= 4 or self._repeats():
             return True
