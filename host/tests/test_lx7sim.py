@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import socket
 import struct
@@ -407,6 +408,22 @@ def test_caches_and_regions_can_be_handled_without_effect(tmp_path: Path) -> Non
     assert results(tmp_path, body) == [5, 5]
 
 
+def test_random_bytes_as_code_stop_or_loop_but_never_break_the_simulator(tmp_path: Path) -> None:
+    generator = random.Random(7)
+    for trap in (False, True):
+        for _ in range(15):
+            code = generator.randbytes(400)
+            elf, _ = build(tmp_path, lambda p, code=code: p.raw(code))  # type: ignore[misc]
+            with Simulator(pie=True, trap=trap, max_cycles=20_000) as simulator:
+                simulator.load(elf)
+                stop = simulator.run(1_000_000)
+                assert stop in (Stop.ERROR, Stop.MAX_CYCLES, Stop.IDLE, Stop.EXIT)
+                rows = simulator.pcs()
+                assert int(rows["count"].sum() + rows["stall"].sum()) == simulator.totals().cycles
+                for pc in rows["pc"]:
+                    simulator.disassemble(int(pc))
+
+
 # --- PIE -------------------------------------------------------------------------------------------------------------
 
 
@@ -759,6 +776,9 @@ def test_two_runs_of_two_cores_are_equal_to_the_cycle(tmp_path: Path) -> None:
         with Simulator(cores=2) as simulator:
             simulator.load(elf)
             simulator.run_to_exit()
+            for core in range(2):
+                rows = simulator.pcs(core)
+                assert int(rows["count"].sum() + rows["stall"].sum()) == simulator.totals(core).cycles
             return [simulator.totals(core) for core in range(2)] + [simulator.pcs(core).tobytes() for core in range(2)]
 
     assert run() == run()

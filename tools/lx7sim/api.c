@@ -212,6 +212,14 @@ void lx7_reset(lx7_sim_t *sim) {
     lx7_clear_counters(sim);
 }
 
+/* Time that passes without an instruction is booked where the core stands. */
+static void skip_to(cpu_t *cpu, uint64_t cycle) {
+    insn_t *ip = cpu->ip ? cpu->ip : code_lookup(cpu, cpu->target);
+    if (cycle <= cpu->cyc) return;
+    book_stall(cpu, ip, cycle - cpu->cyc, LX7_STALL_SLEEP);
+    cpu->cyc = cycle;
+}
+
 int lx7_reboot(lx7_sim_t *sim) {
     uint64_t latest = 0;
     if (!sim->loaded) return set_error(sim, "no program loaded");
@@ -221,7 +229,7 @@ int lx7_reboot(lx7_sim_t *sim) {
         if (sim->cpu[i]->cyc > latest) latest = sim->cpu[i]->cyc;
     for (int i = 0; i < LX7_MAX_CORES; i++) {
         reset_cpu(sim->cpu[i]);
-        if (i < sim->cores) sim->cpu[i]->cyc = latest;
+        if (i < sim->cores) skip_to(sim->cpu[i], latest);
     }
     reset_devices(sim);
     return 0;
@@ -231,17 +239,6 @@ int lx7_reboot(lx7_sim_t *sim) {
 
 static bool running(const cpu_t *cpu) {
     return !cpu->stalled && !cpu->sleeping;
-}
-
-/* A core that waits for an interrupt skips to the next timer, or to `until`. */
-static void sleep_until(cpu_t *cpu, uint64_t until) {
-    uint64_t wake = next_timer(cpu);
-    if (wake > until) wake = until;
-    if (wake > cpu->cyc) {
-        insn_t *ip = cpu->ip ? cpu->ip : code_lookup(cpu, cpu->target);
-        book_stall(cpu, ip, wake - cpu->cyc, LX7_STALL_SLEEP);
-        cpu->cyc = wake;
-    }
 }
 
 /* Runs one core up to cycle `until`. */
@@ -254,9 +251,10 @@ static void run_core(cpu_t *cpu, uint64_t until) {
             take_interrupt(cpu, cpu->target);
         }
         if (cpu->stalled) {
-            cpu->cyc = until;
+            skip_to(cpu, until);
         } else if (cpu->sleeping) {
-            sleep_until(cpu, until);
+            uint64_t timer = next_timer(cpu);
+            skip_to(cpu, timer < until ? timer : until);
         } else {
             uint64_t timer = next_timer(cpu);
             cpu->until = timer < until ? timer : until;

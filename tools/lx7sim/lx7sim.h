@@ -54,7 +54,7 @@ typedef enum lx7_stall {
     LX7_STALL_DEVICE,    /* device register */
     LX7_STALL_SYNC,      /* ISYNC, MEMW, S32C1I, RSYNC ... */
     LX7_STALL_EXCEPTION, /* entry of an exception or interrupt (booked at the interrupted instruction) */
-    LX7_STALL_SLEEP,     /* WAITI */
+    LX7_STALL_SLEEP,     /* WAITI, run-stall */
     LX7_STALL_COUNT
 } lx7_stall_t;
 
