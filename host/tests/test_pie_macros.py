@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The assembler macros of device/kernels/pie: the same bytes as Espressif's assembler, errors for what has no encoding."""
+"""The assembler macros of device/kernels/pie: the bytes of Espressif's assembler, errors for what has no encoding."""
 
 from __future__ import annotations
 
