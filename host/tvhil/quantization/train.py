@@ -156,6 +156,19 @@ def train(
 
 
 @torch.no_grad()
+def init_matrices(model: VisionTransformer, seed: int) -> None:
+    """Draw every parameter anew; matrices keep the variance of their input, so that small models start to learn soon.
+
+    timm's fixed standard deviation of 0.02 suits widths of several hundred.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        if p.ndim > 1:
+            std = p[0].numel() ** -0.5 if name.endswith("weight") else 0.02
+            p.normal_(0.0, std, generator=draw)
+
+
+@torch.no_grad()
 def classify(model: VisionTransformer, images: Images, batch: int = 256) -> npt.NDArray[np.int64]:
     """The most likely class of each uint8 image `[B, H, W, C]`."""
     model.eval()
