@@ -81,7 +81,8 @@ def test_attention_is_counted_by_groups_of_four_queries():
     features = operator_features(model, operators_named(model, "blocks.0.attn"))
     assert features["groups"] == 4
     assert features["group_keys"] == 4 * 5
-    assert features["group_key_dims"] == 4 * 5 * 16
+    assert features["score_quads"] == 4 * 5 * 4 and features["score_singles"] == 0
+    assert features["value_pairs"] == 4 * 5 * 8 and features["value_singles"] == 0
     assert features["outputs"] == 5 * 32
 
 
@@ -94,9 +95,9 @@ def test_mean_pooling_counts_the_patch_tokens_only():
 def random_models():
     for seed, mode in enumerate([*ScaleMode] * 6):
         rng = np.random.default_rng(seed)
-        heads, patch = int(rng.integers(1, 4)), int(rng.choice([2, 4, 8]))
+        heads, head_dim, patch = int(rng.integers(1, 4)), (24, 13, 6, 31)[seed % 4], int(rng.choice([2, 4, 8]))
         vit = random_vit(
-            seed, image_size=(patch * int(rng.integers(1, 7)),) * 2, patch_size=patch, embed_dim=24 * heads,
+            seed, image_size=(patch * int(rng.integers(1, 7)),) * 2, patch_size=patch, embed_dim=head_dim * heads,
             heads=heads, depth=1, mlp_dim=int(rng.integers(20, 300)), classes=int(rng.integers(2, 90)), scale_mode=mode,
             prefix_tokens=seed % 3, mean_pool=seed % 3 == 0,
         )  # fmt: skip
