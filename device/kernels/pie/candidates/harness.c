@@ -14,7 +14,7 @@ mailbox_t mailbox;
 
 static int8_t tile[TILE * MAX_K + 64] __attribute__((aligned(16)));
 static record_t records[TILE] __attribute__((aligned(16)));
-static stream_record_t stream_records[TILE] __attribute__((aligned(16)));
+static stream_record_t stream_records[MAX_SEGMENTS] __attribute__((aligned(16)));
 static uint32_t qacc_scratch[12] __attribute__((aligned(16)));
 static int8_t gains[TILE] __attribute__((aligned(16)));
 static uint8_t generated[128 + 4 * (MAX_K + 64) + 256] __attribute__((aligned(16)));
@@ -170,6 +170,52 @@ static void instruction_stream(mailbox_t *m) {
     }
 }
 
+/* Channel after channel: a header for each segment says where a channel ends. */
+static void instruction_segments(mailbox_t *m) {
+    extern const uint8_t segment_heads[];
+    static uint8_t buffers[4 * SEGMENT_BUFFER] __attribute__((aligned(16)));
+    static uint32_t sums[MAX_BLOCKS * QACC_BYTES / 4] __attribute__((aligned(16)));
+    const uint32_t *channels = (const uint32_t *)m->channels;
+    const uint32_t *headers = (const uint32_t *)m->headers;
+    const uint8_t *codes = (const uint8_t *)m->weights;
+    for (uint32_t kind = 0; kind < 4; kind++)
+        for (uint32_t i = 0; i < SEGMENT_HEAD; i++)
+            buffers[kind * SEGMENT_BUFFER + QACC_BYTES - SEGMENT_HEAD + i] = segment_heads[kind * SEGMENT_HEAD + i];
+    for (uint32_t n = 0; n < m->n; n++) {
+        uint32_t start = cycle_count(), bytes = 0, count = 0, kind;
+        stream_record_t *record = stream_records;
+        do {
+            uint32_t channel = channels[n], header = *headers++;
+            kind = header >> 28;
+            if (!count) record->qacc_high = broadcast(record->qacc_low, channel >> 12);
+            record->header = header;
+            record->gain = (int8_t)(channel >> 5 & 127);
+            record->minus_gain = (int8_t)-record->gain;
+            record->shift = (uint8_t)(channel & 31);
+            bytes += ((header & 0x3f) + 1) / 2;
+            record++;
+            count++;
+        } while (kind < SEGMENT_LAST);
+        m->decode_cycles += cycle_count() - start;
+        stream_args_t args = {.input = (const int8_t *)m->input,
+                              .codes = codes,
+                              .out = (int8_t *)m->output + n * LANES,
+                              .records = stream_records,
+                              .buffer = buffers + QACC_BYTES,
+                              .blocks = (m->tokens + LANES - 1) / LANES,
+                              .input_step = m->k * LANES,
+                              .out_step = m->n * LANES,
+                              .channels = count,
+                              .scratch = sums,
+                              .q2 = (uint16_t)((256 - m->limit) * 0x101),
+                              .q3 = (uint16_t)(m->limit * 0x101)};
+        uint32_t begin = cycle_count();
+        gemm_stream_segments_i8(&args);
+        m->inner_cycles += cycle_count() - begin;
+        codes += bytes;
+    }
+}
+
 /* Row t0 + 3 t1 + 9 t2 + 27 t3 is the sum of (t - 1) times an input. */
 static void build_group(int16_t table[TABLE_ROWS_OF_GROUP][TABLE_TOKENS], const int8_t *x) {
     int16_t *row = table[0];
@@ -238,6 +284,7 @@ int main(void) {
     case INSTRUCTION_STREAM:
     case INSTRUCTION_STREAM_ADD:
     case INSTRUCTION_STREAM_TABLE: instruction_stream(m); break;
+    case INSTRUCTION_SEGMENTS: instruction_segments(m); break;
     case ROW_TABLE: row_table(m); break;
     }
     m->cycles = cycle_count() - start;

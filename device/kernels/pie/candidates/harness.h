@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-enum { LANES = 16, TILE = 16, MAX_K = 1536, CHUNK_TRITS = 64 };
+enum { LANES = 16, TILE = 16, MAX_K = 1536, MAX_BLOCKS = 32, MAX_SEGMENTS = 64, CHUNK_TRITS = 64 };
 
 /* What an epilogue needs, made from a 32-bit channel record. */
 typedef struct {
@@ -71,6 +71,12 @@ void gemm_token_lanes(lanes_args_t *args);
 void gemm_channel_lanes(lanes_args_t *args);
 void gemm_token_lanes_192(lanes_args_t *args);
 void gemm_channel_lanes_192(lanes_args_t *args);
+/* gemm_stream_segments_i8: as for streams; header: instructions (6 bits), first gap (5), second gap (5), first row (12),
+ * segment_kind_t; channels counts segments; buffer is the first of four, SEGMENT_BUFFER bytes each. */
+enum { SEGMENT_BUFFER = 320, SEGMENT_HEAD = 36, QACC_BYTES = 48 };
+typedef enum { SEGMENT_FIRST, SEGMENT_MIDDLE, SEGMENT_LAST, SEGMENT_ONLY } segment_kind_t;
+
+void gemm_stream_segments_i8(stream_args_t *args);
 void gemm_stream_i8(stream_args_t *args);
 void gemm_stream_i16_add(stream_args_t *args);
 void gemm_stream_i8_table(stream_args_t *args);
@@ -93,6 +99,7 @@ typedef enum {
     INSTRUCTION_STREAM,
     INSTRUCTION_STREAM_ADD,
     INSTRUCTION_STREAM_TABLE,
+    INSTRUCTION_SEGMENTS,
     ROW_TABLE,
 } candidate_t;
 
