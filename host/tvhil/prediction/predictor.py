@@ -107,7 +107,7 @@ class Predictor:
         state: _State = {0: (images, None)}
         for i, (op, step) in enumerate(zip(self.model.operators, self._steps, strict=True)):
             state[op.output] = step(state)
-            for tensor in (*op.inputs, op.output):
+            for tensor in {*op.inputs, op.output}:  # a set: attention may read one tensor twice
                 if self._last_use[tensor] == i and tensor != self.model.info.logits:
                     del state[tensor]
         return state[self.model.info.logits][0][:, 0]
