@@ -8,7 +8,9 @@ TF32), since every partial sum is below 2^19 and every factor below 2^8.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,22 @@ from tvhil.quantization.grid import (
     round_half_up,
 )
 from tvhil.quantization.ternarizers import straight_through, substitute, substitute_clamped, ternarizer
+
+P = ParamSpec("P")
+
+
+def full_precision(forward: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Keep mixed precision out of a forward pass: bfloat16 cannot hold the sums of integers. TF32 can stay on."""
+
+    @wraps(forward)
+    def exact(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        if not torch.is_autocast_enabled(tensors[0].device.type):
+            return forward(*args, **kwargs)
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return forward(*(a.float() if isinstance(a, Tensor) else a for a in args), **kwargs)  # type: ignore[arg-type]
+
+    return exact
 
 
 class LinearIntegers(NamedTuple):
@@ -150,6 +168,7 @@ class TernaryLinear(Quantizable):
         )
         return LinearIntegers(trits * grid.sign[:, None].to(trits.dtype), grid)
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
         """Real values `[..., K]` on the input's grid to real values `[..., N]` on the output's."""
         weight, bias = self.effective()
@@ -339,6 +358,7 @@ class IntegerAttentionCore(Quantizable):
         v, (output,) = self._qkv[2], self._output
         return attention_constants(self.score_scale(), v.unit(), output.unit(), self.head_dim)
 
+    @full_precision
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Real values `[B, H, T, d]` each to the context `[B, H, T, d]`; on their grids unless in real arithmetic."""
         if self.real:
