@@ -2,9 +2,9 @@
 /*
  * Runs one candidate over a whole linear operator: weights from flash, decode and epilogue included.
  *
- * Input and output: [tokens/16][K][16] where lanes are tokens (the last block is computed whole), [tokens][K] where they are
- * channels. Weights: two-bit codes, row after row for lanes on tokens, [N/16][K][16] for lanes on channels; nibble codes
- * for instruction streams.
+ * Input and output: [tokens/16][K][16] where lanes are tokens (the last block is computed whole), [tokens][K] where
+ * they are channels. Weights: two-bit codes, row after row for lanes on tokens, [N/16][K][16] for lanes on channels;
+ * nibble codes for instruction streams.
  */
 #include "harness.h"
 
@@ -123,8 +123,6 @@ static void widen_table(uint32_t *words, const uint8_t *table, int32_t limit) {
 
 static void instruction_stream(mailbox_t *m) {
     static uint32_t words[256];
-    const uint32_t *channels = (const uint32_t *)m->channels;
-    const uint32_t *headers = (const uint32_t *)m->headers;
     bool add = m->candidate == INSTRUCTION_STREAM_ADD, table = m->candidate == INSTRUCTION_STREAM_TABLE;
     const uint8_t *head = add ? stream_head_i16_add : table ? stream_head_i8_table : stream_head_i8;
     const uint8_t *head_end = add ? stream_head_i8_table : table ? stream_heads_end : stream_head_i16_add;
@@ -134,40 +132,29 @@ static void instruction_stream(mailbox_t *m) {
     if (table) widen_table(words, (const uint8_t *)m->table, (int32_t)m->limit);
     for (uint32_t i = 0; i < head_bytes; i++)
         buffer[i - head_bytes] = head[i];
-    const uint8_t *codes = (const uint8_t *)m->weights;
-    for (uint32_t n = 0; n < m->n; n += TILE) {
-        uint32_t start = cycle_count(), bytes = 0;
-        for (uint32_t i = 0; i < TILE; i++) {
-            uint32_t channel = channels[n + i], header = headers[n + i];
-            stream_record_t *record = &stream_records[i];
-            record->qacc_high = broadcast(record->qacc_low, channel >> 12);
-            record->header = header;
-            record->gain = (int8_t)(channel >> 5 & 127);
-            record->minus_gain = (int8_t)-record->gain;
-            record->shift = (uint8_t)(channel & 31);
-            bytes += ((header & 0xfff) + 1) / 2;
-        }
-        m->decode_cycles += cycle_count() - start;
-        stream_args_t args = {.input = (const int8_t *)m->input,
-                              .codes = codes,
-                              .out = (int8_t *)m->output + n * out_bytes,
-                              .records = stream_records,
-                              .buffer = buffer,
-                              .blocks = (m->tokens + LANES - 1) / LANES,
-                              .input_step = m->k * LANES,
-                              .out_step = m->n * out_bytes - (add ? LANES : 0),
-                              .channels = TILE,
-                              .scratch = table ? words : qacc_scratch,
-                              .q2 = add || table ? 0x8080 : (uint16_t)((256 - m->limit) * 0x101),
-                              .q3 = add ? 0x8001 : (uint16_t)(m->limit * 0x101),
-                              .channel_step = out_bytes};
-        uint32_t begin = cycle_count();
-        if (add) gemm_stream_i16_add(&args);
-        else if (table) gemm_stream_i8_table(&args);
-        else gemm_stream_i8(&args);
-        m->inner_cycles += cycle_count() - begin;
-        codes += bytes;
-    }
+    stream_args_t args = {.input = (const int8_t *)m->input,
+                          .codes = (const uint8_t *)m->weights,
+                          .out = (int8_t *)m->output,
+                          .records = stream_records,
+                          .buffer = buffer,
+                          .blocks = (m->tokens + LANES - 1) / LANES,
+                          .input_step = m->k * LANES,
+                          .out_step = m->n * out_bytes - (add ? LANES : 0),
+                          .channels = m->n,
+                          .scratch = table ? words : qacc_scratch,
+                          .q2 = add || table ? 0x8080 : (uint16_t)((256 - m->limit) * 0x101),
+                          .q3 = add ? 0x8001 : (uint16_t)(m->limit * 0x101),
+                          .channel_step = out_bytes,
+                          .channel_words = (const uint32_t *)m->channels,
+                          .headers = (const uint32_t *)m->headers};
+    uint32_t begin = cycle_count();
+    if (add)
+        gemm_stream_i16_add(&args);
+    else if (table)
+        gemm_stream_i8_table(&args);
+    else
+        gemm_stream_i8(&args);
+    m->inner_cycles += cycle_count() - begin;
 }
 
 /* Channel after channel: a header for each segment says where a channel ends. */
@@ -229,8 +216,8 @@ static void build_group(int16_t table[TABLE_ROWS_OF_GROUP][TABLE_TOKENS], const 
 }
 
 /*
- * Only the sums and the addresses are the candidate's; the table and the epilogue are plain C and not part of its figures.
- * Input [tokens/40][K][40], codes [K/32][N][8], output [tokens/40][N][40].
+ * Only the sums and the addresses are the candidate's; the table and the epilogue are plain C and not part of its
+ * figures. Input [tokens/40][K][40], codes [K/32][N][8], output [tokens/40][N][40].
  */
 static void row_table(mailbox_t *m) {
     static int16_t table[TABLE_GROUPS][TABLE_ROWS_OF_GROUP][TABLE_TOKENS] __attribute__((aligned(16)));
@@ -277,15 +264,29 @@ int main(void) {
     mailbox_t *m = &mailbox;
     uint32_t start = cycle_count();
     switch (m->candidate) {
-    case TOKEN_LANES: token_lanes(m, gemm_token_lanes); break;
-    case TOKEN_LANES_192: token_lanes(m, gemm_token_lanes_192); break;
-    case CHANNEL_LANES: channel_lanes(m, gemm_channel_lanes); break;
-    case CHANNEL_LANES_192: channel_lanes(m, gemm_channel_lanes_192); break;
+    case TOKEN_LANES:
+        token_lanes(m, gemm_token_lanes);
+        break;
+    case TOKEN_LANES_192:
+        token_lanes(m, gemm_token_lanes_192);
+        break;
+    case CHANNEL_LANES:
+        channel_lanes(m, gemm_channel_lanes);
+        break;
+    case CHANNEL_LANES_192:
+        channel_lanes(m, gemm_channel_lanes_192);
+        break;
     case INSTRUCTION_STREAM:
     case INSTRUCTION_STREAM_ADD:
-    case INSTRUCTION_STREAM_TABLE: instruction_stream(m); break;
-    case INSTRUCTION_SEGMENTS: instruction_segments(m); break;
-    case ROW_TABLE: row_table(m); break;
+    case INSTRUCTION_STREAM_TABLE:
+        instruction_stream(m);
+        break;
+    case INSTRUCTION_SEGMENTS:
+        instruction_segments(m);
+        break;
+    case ROW_TABLE:
+        row_table(m);
+        break;
     }
     m->cycles = cycle_count() - start;
     return 0;

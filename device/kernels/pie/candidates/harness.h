@@ -9,8 +9,8 @@ enum { LANES = 16, TILE = 16, MAX_K = 1536, MAX_BLOCKS = 32, MAX_SEGMENTS = 64, 
 
 /* What an epilogue needs, made from a 32-bit channel record. */
 typedef struct {
-    uint32_t qacc_low[2][4];  /* lanes 0..7, 8..15: bits 0 to 127 of QACC_L, QACC_H */
-    uint32_t qacc_high[2];    /* bits 128 to 159 */
+    uint32_t qacc_low[2][4]; /* lanes 0..7, 8..15: bits 0 to 127 of QACC_L, QACC_H */
+    uint32_t qacc_high[2];   /* bits 128 to 159 */
     int32_t shift;
     int8_t gain, minus_gain, unused[2];
     uint32_t padding[4];
@@ -44,13 +44,13 @@ typedef struct {
     const int8_t *input;
     const uint8_t *codes;
     void *out;
-    const stream_record_t *records;
+    stream_record_t *records; /* one to work in; of gemm_stream_segments_i8 the segments' */
     uint8_t *buffer;
     uint32_t blocks, input_step, out_step, channels;
-    void *scratch; /* 48 bytes, or the table */
+    void *scratch;   /* 48 bytes, or the table */
     uint16_t q2, q3; /* constants of the epilogue */
-    uint32_t channel_step;
-    uint32_t saved;
+    uint32_t channel_step, saved;
+    const uint32_t *channel_words, *headers;
 } stream_args_t;
 
 enum { TABLE_TOKENS = 40, TABLE_GROUPS = 8, TABLE_ROWS_OF_GROUP = 81 };
@@ -71,8 +71,8 @@ void gemm_token_lanes(lanes_args_t *args);
 void gemm_channel_lanes(lanes_args_t *args);
 void gemm_token_lanes_192(lanes_args_t *args);
 void gemm_channel_lanes_192(lanes_args_t *args);
-/* gemm_stream_segments_i8: as for streams; header: instructions (6 bits), first gap (5), second gap (5), first row (12),
- * segment_kind_t; channels counts segments; buffer is the first of four, SEGMENT_BUFFER bytes each. */
+/* gemm_stream_segments_i8: as for streams; header: instructions (6 bits), first gap (5), second gap (5), first row
+ * (12), segment_kind_t; channels counts segments; buffer is the first of four, SEGMENT_BUFFER bytes each. */
 enum { SEGMENT_BUFFER = 320, SEGMENT_HEAD = 36, QACC_BYTES = 48 };
 typedef enum { SEGMENT_FIRST, SEGMENT_MIDDLE, SEGMENT_LAST, SEGMENT_ONLY } segment_kind_t;
 
@@ -88,7 +88,7 @@ typedef struct {
     uint32_t candidate; /* candidate_t */
     uint32_t tokens, k, n, limit;
     uint32_t input, output, weights, channels, headers, table; /* addresses */
-    uint32_t cycles, decode_cycles, inner_cycles; /* results */
+    uint32_t cycles, decode_cycles, inner_cycles;              /* results */
 } mailbox_t;
 
 typedef enum {

@@ -32,6 +32,49 @@ stream_head_i8_table:
 stream_heads_end:
     .end no-transform
 
+/* The record at a6 from the channel's word and header: 45 slots. Uses a3, a4, a7, a8. */
+.macro make_record
+    l32i a3, a2, 52 /* channels */
+    l32i a4, a3, 0
+    addi a3, a3, 4
+    s32i a3, a2, 52
+    srli a7, a4, 12 /* bias: one value in eight lanes of 20 bits */
+    slli a3, a7, 20
+    or a3, a3, a7
+    s32i a3, a6, 0
+    srli a3, a7, 12
+    slli a8, a7, 8
+    or a3, a3, a8
+    slli a8, a7, 28
+    or a3, a3, a8
+    s32i a3, a6, 4
+    srli a3, a7, 4
+    slli a8, a7, 16
+    or a3, a3, a8
+    s32i a3, a6, 8
+    extui a3, a7, 16, 4
+    slli a8, a7, 4
+    or a3, a3, a8
+    slli a8, a7, 24
+    or a3, a3, a8
+    s32i a3, a6, 12
+    srli a3, a7, 8
+    slli a8, a7, 12
+    or a3, a3, a8
+    s32i a3, a6, 16
+    extui a3, a4, 5, 7
+    s8i a3, a6, 24 /* gain */
+    neg a3, a3
+    s8i a3, a6, 25
+    extui a3, a4, 0, 5
+    s8i a3, a6, 26 /* shift */
+    l32i a3, a2, 56 /* headers */
+    l32i a7, a3, 0
+    addi a3, a3, 4
+    s32i a3, a2, 56
+    s32i a7, a6, 20
+.endm
+
 /* finish: finish_i8, finish_i16_add or finish_i8_table */
 .macro stream_kernel name, finish
     kernel_function \name
@@ -40,11 +83,11 @@ stream_heads_end:
     movi a15, stream_constants
     .begin no-transform
     l32i a14, a2, 4 /* codes */
-    l32i a6, a2, 12 /* records */
+    l32i a6, a2, 12 /* record, 32 bytes */
 .Lchannel\@:
+    make_record
     /* generate */
     l32i a13, a2, 16 /* buffer: the first generated instruction, a multiple of 16 */
-    l32i a7, a6, 20
     prepare_generator
     extui a7, a7, 0, 12 /* instructions */
     generate
@@ -86,7 +129,6 @@ stream_heads_end:
     callx0 a7
     \finish
     l32i a15, a2, 48
-    addi a6, a6, 32
     l32i a14, a2, 4
     l32i a3, a2, 8
     l32i a4, a2, 44 /* bytes from channel to channel of the output */
