@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_files import trivial_planner
 
+from tvhil.datasets.digits import embedded_digits
 from tvhil.errors import CheckpointError, InputError, UsageError
 from tvhil.models import ViTConfig, model_config, save_checkpoint
 from tvhil.models.config import Preprocessing
@@ -64,7 +66,7 @@ def integer_logits(vit, images):
 
 
 @given(drawn_models(), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_integer_model_gives_the_fake_quantized_logits_within_the_bound(drawn, seed):
     config, options = drawn
     model = quantize_model(random_model(config, seed), synthetic_images(config, 3, seed), options)
@@ -76,6 +78,17 @@ def test_the_integer_model_gives_the_fake_quantized_logits_within_the_bound(draw
     logits = integer_logits(vit, images)
     assert np.abs(np.rint(fake) - logits).max() <= LOGIT_BOUND
     assert np.abs(logits).max() > 0
+
+
+def test_mixed_precision_changes_no_logit():
+    config = model_config("vit_digits", depth=2)
+    images = synthetic_images(config, 8, 0)
+    model = quantize_model(random_model(config, 0), images)
+    x = normalize(images, config.preprocessing)
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model(x), expected)
 
 
 @pytest.mark.parametrize("mode", list(ScaleMode))
@@ -157,3 +170,14 @@ def test_an_untrained_model_is_the_same_for_the_same_seed_and_not_trivial():
     assert a == b != c
     logits = Predictor(read_model(a)).run(synthetic_images(config, 8, 3))
     assert len(set(logits.argmax(1).tolist())) > 1 or np.ptp(logits) > 1000
+
+
+def test_the_embedded_model_is_small_and_reads_97_percent_of_the_held_out_digits():
+    model = read_model((files("tvhil") / "embedded" / "vit_digits.tvit").read_bytes())
+    assert model.file_bytes < 64 * 1024
+    images, labels, held_out = embedded_digits()
+    correct = Predictor(model).run(images[held_out][..., None]).argmax(1) == labels[held_out]
+    assert correct.mean() >= 0.97
+    recipe = model.meta["recipe"]
+    assert recipe["held_out_top1"]["integer"] == pytest.approx(correct.mean())
+    assert "--seed" in recipe["arguments"]
