@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import dataclasses
 import functools
@@ -192,10 +193,12 @@ def library() -> ctypes.CDLL:
 @functools.cache
 def program() -> tuple[Path, int]:
     """The program with all candidates, and the address of its mailbox."""
-    elf = Path(tempfile.mkdtemp(prefix="gemm-candidates-")) / "candidates.elf"
-    folder = PIE / "candidates"
-    sources = [*sorted(folder.glob("*.S")), *sorted(folder.glob("*.c"))]
-    command = [COMPILER, *FLAGS, *LINKER_FLAGS, f"-I{PIE}", f"-I{folder}", "-T", folder / "link.ld", *sources, "-lgcc"]
+    folder = tempfile.mkdtemp(prefix="gemm-candidates-")
+    atexit.register(shutil.rmtree, folder)
+    elf = Path(folder) / "candidates.elf"
+    code = PIE / "candidates"
+    sources = [*sorted(code.glob("*.S")), *sorted(code.glob("*.c"))]
+    command = [COMPILER, *FLAGS, *LINKER_FLAGS, f"-I{PIE}", f"-I{code}", "-T", code / "link.ld", *sources, "-lgcc"]
     subprocess.run([str(part) for part in [*command, "-o", elf]], check=True)
     symbols = subprocess.run(["xtensa-lx106-elf-nm", str(elf)], check=True, capture_output=True, text=True).stdout
     address = next(int(line.split()[0], 16) for line in symbols.splitlines() if line.endswith(" mailbox"))
@@ -295,6 +298,15 @@ def check_exact(
 def test_every_candidate_computes_the_bits_of_the_contract(candidate: str, place: int) -> None:
     linear = draw(45, 192, 32, 0.6, equal_shifts=candidate.startswith("channel"))
     check_exact(candidate, dataclasses.replace(linear, limit=90), place)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["decode_2bit", "lanes", "stream", "stream_segments", "table_rows"])
+def test_every_candidate_assembles_for_the_windowed_abi_too(name: str, tmp_path: Path) -> None:
+    source, target = PIE / "candidates" / f"{name}.S", tmp_path / "windowed.o"
+    define = ["-U__XTENSA_CALL0_ABI__", "-D__XTENSA_WINDOWED_ABI__"]
+    subprocess.run([COMPILER, *define, f"-I{PIE}", "-c", str(source), "-o", str(target)], check=True)
+    assert b"\x90\x00\x00" in target.read_bytes()  # retw
 
 
 @needs_compiler
