@@ -88,3 +88,6 @@ class FakeDevice:
 
     def link_statistics(self) -> list[int]:
         return [100 * self.runs, 50 * self.runs, 3 * self.runs, 0, 0]
+
+    def injected_faults(self) -> None:
+        return None

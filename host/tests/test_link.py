@@ -24,7 +24,7 @@ from tvhil.link import (
     messages,
     open_transport,
 )
-from tvhil.link.faults import ALL_KINDS, Corrupter, FaultKind, FaultyTransport
+from tvhil.link.faults import BYTE_KINDS, Corrupter, FaultKind, FaultyTransport
 from tvhil.link.framing import Frame
 from tvhil.link.messages import ErrorCode, Event, ModelSource, Region, Request
 from tvhil.link.session import Ask
@@ -405,11 +405,11 @@ def test_goodput_at_a_bit_error_rate_of_one_in_100000_is_90_percent_of_a_clean_l
 
 
 @pytest.mark.parametrize("window", [0, 8192])
-@pytest.mark.parametrize("kind", [*ALL_KINDS, None])
+@pytest.mark.parametrize("kind", [*BYTE_KINDS, None])
 def test_every_kind_of_fault_is_recovered_and_every_image_is_exact(kind: FaultKind | None, window: int) -> None:
     file = tiny_model(5, classes=100)
     board = ServerBoard(file, window=window)
-    kinds = ALL_KINDS if kind is None else [kind]
+    kinds = BYTE_KINDS if kind is None else [kind]
     outward, inward = (Corrupter(seed, 1 / 400, kinds) for seed in (11, 12))
     client = connected(SimulatedLine(board, 1_000_000, outward, inward))
     model, predictor = read_model(file), Predictor(read_model(file))
@@ -432,7 +432,7 @@ def test_thousands_of_faults_of_all_kinds_leave_a_long_transfer_exact() -> None:
     client.write(Region.MODEL_RAM, 0, data)
     assert client.read(Region.MODEL_RAM, 0, len(data)) == data
     assert outward.total + inward.total > 2000
-    assert set(outward.counts) == set(inward.counts) == set(FaultKind)
+    assert set(outward.counts) == set(inward.counts) == set(BYTE_KINDS)
 
 
 def test_half_of_the_faults_cost_less_than_the_time_of_two_frames() -> None:
@@ -444,7 +444,7 @@ def test_half_of_the_faults_cost_less_than_the_time_of_two_frames() -> None:
         client = connected(line)
         begin = line.clock()
         if at is not None:
-            outward._rate, outward._gap, outward._most, outward._kinds = 0.5, at, 1, ALL_KINDS
+            outward._rate, outward._gap, outward._most, outward._kinds = 0.5, at, 1, BYTE_KINDS
             outward._random.seed(at)
         client.write(Region.MODEL_RAM, 0, bytes(range(1, 251)) * 80)
         return line.clock() - begin

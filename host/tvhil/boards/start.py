@@ -27,6 +27,8 @@ _END_PATIENCE = 2.0  # seconds until a process that does not end is killed
 _LOGS_KEPT = 16
 _PR_SET_PDEATHSIG = 1
 
+Launched = tuple[socket.socket, subprocess.Popen[bytes], Path]  # our end of the line, the process, its log
+
 
 class RunningBoard:
     """A board with an open line to it; ended by `close` or as a context.
@@ -43,9 +45,11 @@ class RunningBoard:
         transport: Transport,
         process: subprocess.Popen[bytes] | None = None,
         log: Path | None = None,
+        launch: Callable[[], Launched] | None = None,
     ) -> None:
         self.board, self.transport, self.log = board, transport, log
         self._process = process
+        self._launch = launch
         self._client: LinkClient | None = None
 
     def connect(
@@ -93,6 +97,20 @@ class RunningBoard:
             how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
             raise BoardError(f"{self.board.name}: the emulator ended ({how}): {self._last_line()}; log: {self.log}")
 
+    def restart(self) -> socket.socket:
+        """End the process if it still runs, and start it again: our end of its new line.
+
+        Raises:
+            LinkClosedError: the board was closed, or is no process of ours.
+        """
+        if self._process is None or self._launch is None:
+            raise LinkClosedError(f"{self.board.name}: the board is closed")
+        _end(self._process)
+        if self.log is not None:
+            self.log.unlink(missing_ok=True)
+        stream, self._process, self.log = self._launch()
+        return stream
+
     def close(self) -> None:
         """End the process, give the line back. May be called twice."""
         process, self._process = self._process, None
@@ -100,12 +118,7 @@ class RunningBoard:
         self.transport.close()
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(_END_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
         if self.log is not None and not ended_by_itself:
             self.log.unlink(missing_ok=True)
 
@@ -147,15 +160,20 @@ def start(board: Board, image: BootImage | None = None, port: str | None = None)
 
 def start_program(board: Board, program: Path, flash_image: Path) -> RunningBoard:
     """Start a board's emulator with any program: `start`, tests and bare-metal tools."""
-    assert board.start is not None
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs:
-            process, log = _launch(board, program, flash_image, theirs.fileno())
-    except BaseException:
-        ours.close()
-        raise
-    return RunningBoard(board, SocketTransport(ours, board.name), process, log)
+
+    def launch() -> Launched:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                return ours, *_launch(board, program, flash_image, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
+
+    stream, process, log = launch()
+    transport = SocketTransport(stream, board.name, lambda: running.restart())
+    running = RunningBoard(board, transport, process, log, launch)
+    return running
 
 
 def _launch(board: Board, program: Path, flash_image: Path, link: int) -> tuple[subprocess.Popen[bytes], Path]:
@@ -184,6 +202,15 @@ def _launch(board: Board, program: Path, flash_image: Path, link: int) -> tuple[
         except OSError as error:
             raise BoardError(f"{board.name}: cannot start {command[0]}: {error.strerror}") from None
     return process, log
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -8,10 +8,13 @@ reading tensors back from the board; the exit code is then 6."""
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +33,14 @@ from tvhil.errors import BoardError, ExitCode, InputError, UsageError
 
 if TYPE_CHECKING:
     from tvhil.boards import Board
+    from tvhil.evaluation.device import Device
     from tvhil.evaluation.journal import Journal
     from tvhil.evaluation.report import Summary
     from tvhil.evaluation.run import Input
     from tvhil.link import LinkTimeouts
+    from tvhil.link.faults import FaultPlan
     from tvhil.packing import TvitModel
+    from tvhil.rack.pool import Slot
 
 EXAMPLES = """\
 examples:
@@ -43,6 +49,12 @@ examples:
   tvhil run-eval imagenet-val-1k --board qemu-xtensa --model m.tvit --data val.tar --json r.json
   tvhil run-eval imagenet-val-1k --board qemu-xtensa --model m.tvit --data val.tar --json r.json --resume
 
+  tvhil run-eval imagenet-val --board esp32s3 --port /dev/ttyACM0 --port /dev/ttyACM1 --model m.tvit --data val.tar
+  tvhil run-eval digits --board qemu-xtensa --boards 4                                       four emulators
+  tvhil run-eval digits --board native --faults seed=1,count=1000 --json r.json              a bad line on purpose
+
+pool files: [[board]] tables with board = "NAME" and port = "URL", or instances = N of an emulator
+fault kinds: flip, drop, duplicate, insert, truncate, repeat, delay, stall, disconnect, reset
 datasets: digits, synthetic, cifar10, cifar100, imagenet-val, imagenet-val-1k, folder
 """
 _NOTICE_SECONDS = 30.0
@@ -51,13 +63,24 @@ _NOTICE_SECONDS = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil run-eval`."""
     parser.add_argument("dataset", help="name of a dataset")
-    parser.add_argument("--board", required=True, help="name of a board (see `tvhil boards`)")
+    parser.add_argument("--board", help="name of a board (see `tvhil boards`)")
     add_model(parser)
     parser.add_argument("--data", metavar="PATH", type=Path, help="where the dataset lies: a folder, zip or tar")
     parser.add_argument("--split", help="train, test or val (default: the one that accuracy is usually measured on)")
     parser.add_argument("--limit", metavar="N", type=int, help="run a class-balanced subset of N images")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the subset (default 0)")
-    parser.add_argument("--port", help="serial port or URL of the board, where there is a choice")
+    parser.add_argument(
+        "--port", action="append", default=[], metavar="URL",
+        help="serial port or URL of the board; given several times, images are dealt to all of them",
+    )  # fmt: skip
+    parser.add_argument("--boards", metavar="N", type=int, help="deal the images to N instances of an emulated board")
+    parser.add_argument("--pool", metavar="FILE", type=Path, help="deal the images to the boards of a pool file (TOML)")
+    parser.add_argument(
+        "--distrust", action="store_true", help="quarantine a board of a rack at its first image that is not bit-exact"
+    )
+    parser.add_argument(
+        "--faults", metavar="PLAN", help="a bad line on purpose: seed=1,count=1000[,every=BYTES][,kinds=flip+reset+...]"
+    )
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, help="give up on a board that shows no sign of life for so long"
     )
@@ -72,11 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, report, and tell by the exit code whether every image was bit-exact."""
-    from tvhil.boards import load_board
     from tvhil.datasets import open_dataset
     from tvhil.evaluation.inputs import dataset_identity, labels_fit, make_inputs
     from tvhil.evaluation.prepare import predicted_report
     from tvhil.evaluation.report import render
+    from tvhil.link.faults import FaultPlan
     from tvhil.prediction.memory import check_fit
 
     if options.resume and options.overwrite:
@@ -86,9 +109,13 @@ def run(options: argparse.Namespace) -> int:
             f"{options.dataset} needs --model FILE.tvit; only digits has an embedded model ({EMBEDDED_MODEL.name})"
         )
     _timeouts(options)
-    board = load_board(options.board)
+    slots = _slots(options)
+    boards = {slot.board.name: slot.board for slot in slots}
     model, file = open_model(options.model)
-    check_fit(model, board.limits, board.name)
+    image_bytes = math.prod(model.info.input_shape)
+    faults = FaultPlan.parse(options.faults, image_bytes) if options.faults is not None else None
+    for board in boards.values():
+        check_fit(model, board.limits, board.name)
     dataset = open_dataset(
         options.dataset, options.data, split=options.split, limit=options.limit, seed=options.seed,
         shape=model.info.input_shape,
@@ -102,17 +129,17 @@ def run(options: argparse.Namespace) -> int:
     inputs = make_inputs(dataset, model, preprocessing_of(model))
     header = {
         "model": {"name": model.name, "signature": model.signature},
-        "board": board.name,
+        "board": "+".join(sorted(boards)),
         "dataset": dataset_identity(dataset),
         "images": len(inputs),
         "seed": options.seed,
         "limit": options.limit,
     }
     path = _journal_path(options, header)
-    report = predicted_report(model, file, board)
+    report = predicted_report(model, file, list(boards.values()))
     report["dataset"] |= {"name": dataset.title, "split": dataset.split, "seed": options.seed}
     with _open_journal(path, header, options) as journal:
-        summary = _evaluate(options, board, model, journal, inputs)
+        summary = _evaluate(options, slots, faults, model, journal, inputs)
         board_row = next((row["board"] for row in journal.rows() if "board" in row), None)
     _finish_report(report, summary, board_row, path, options.json)
     emit(options, report, render(report, layers=options.operators))
@@ -122,33 +149,79 @@ def run(options: argparse.Namespace) -> int:
     return ExitCode.MISMATCH
 
 
+def _slots(options: argparse.Namespace) -> list[Slot]:
+    """The boards that are asked for: one, or a rack."""
+    from tvhil.boards import load_board
+    from tvhil.rack import pool
+
+    chosen = [name for name in ("port", "boards", "pool") if getattr(options, name)]
+    if len(chosen) > 1:
+        raise UsageError(f"--{chosen[0]} and --{chosen[1]} both say which boards: choose one")
+    if options.pool is not None:
+        if options.board is not None:
+            raise UsageError("a pool file names its boards: leave --board out")
+        return pool.read_pool(options.pool)
+    if options.board is None:
+        raise UsageError("which board? --board NAME (see `tvhil boards`) or --pool FILE")
+    board = load_board(options.board)
+    if options.boards is not None:
+        return pool.instances(board, options.boards)
+    return pool.ports(board, options.port) if options.port else [pool.Slot(board.name, board)]
+
+
 def _evaluate(
-    options: argparse.Namespace, board: Board, model: TvitModel, journal: Journal, inputs: list[Input]
+    options: argparse.Namespace,
+    slots: list[Slot],
+    faults: FaultPlan | None,
+    model: TvitModel,
+    journal: Journal,
+    inputs: list[Input],
 ) -> Summary:
     from tvhil.evaluation.run import Evaluation
-    from tvhil.evaluation.session import open_device
     from tvhil.prediction import Predictor
+    from tvhil.rack.dealing import Rack
 
     evaluation = Evaluation(model, Predictor(model), journal, fail_fast=options.fail_fast)
-    left = [item for item in inputs if item.index not in evaluation.done]
+    left = len(inputs) - len(evaluation.done)
     if evaluation.done:
-        notice(f"{journal.path}: {len(evaluation.done)} images are done, {len(left)} are left")
+        notice(f"{journal.path}: {len(evaluation.done)} images are done, {left} are left")
     if not left and evaluation.summary.memory is not None:
         return evaluation.summary
+    open_slot = _opener(options, model, faults)
     try:
-        if options.port is None:
+        for board in {slot.board.name: slot.board for slot in slots if slot.port is None}.values():
             _make_ready(board)
-        with (
-            open_device(board, model, port=options.port, timeouts=_timeouts(options), notice=notice) as device,
-            _progress(len(inputs), evaluation.summary.images, each=options.each) as finished,
-        ):
-            return evaluation.run(device, inputs, finished)
+        with _progress(len(inputs), evaluation.summary.images, each=options.each) as finished:
+            if len(slots) > 1:
+                rack = Rack(evaluation, slots, open_slot, notice, distrust=options.distrust)
+                return rack.run(inputs, finished)
+            with open_slot(slots[0]) as device:
+                return evaluation.run(device, inputs, finished)
     except (KeyboardInterrupt, BoardError, OSError):
         notice(
             f"{evaluation.summary.images} of {len(inputs)} images are done and kept in {journal.path}; "
             "run the same command with --resume to continue"
         )
         raise
+
+
+def _opener(
+    options: argparse.Namespace, model: TvitModel, faults: FaultPlan | None
+) -> Callable[[Slot], AbstractContextManager[Device]]:
+    from tvhil.evaluation.session import open_device
+    from tvhil.link.faults import FaultBudget
+
+    budget = FaultBudget(faults.count) if faults is not None else None
+    numbers = itertools.count()
+
+    def open_slot(slot: Slot) -> AbstractContextManager[Device]:
+        if faults is None:
+            return open_device(slot.board, model, port=slot.port, timeouts=_timeouts(options), notice=notice)
+        around = functools.partial(faults.around, number=next(numbers), budget=budget)
+        # Thousands of recoveries are expected, and counted in the report.
+        return open_device(slot.board, model, port=slot.port, timeouts=_timeouts(options), faults=around)
+
+    return open_slot
 
 
 def _make_ready(board: Board) -> None:

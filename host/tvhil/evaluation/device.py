@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,3 +62,6 @@ class Device(Protocol):
 
     def link_statistics(self) -> Sequence[int]:
         """Totals since the start in the order of `report.LINK_COUNTERS`."""
+
+    def injected_faults(self) -> Mapping[str, int] | None:
+        """Faults made on purpose so far, by their kinds; None where the line is as it is."""

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,32 @@ import numpy.typing as npt
 from tvhil.errors import BoardError
 from tvhil.evaluation.device import DeviceFacts, Run
 from tvhil.evaluation.report import LINK_COUNTERS
-from tvhil.link import BoardFaultError, BoardInfo, BoardResetError, LinkClient, RunResult, TraceRecord
+from tvhil.link import (
+    BoardFaultError,
+    BoardInfo,
+    BoardResetError,
+    LinkClient,
+    LinkClosedError,
+    LinkError,
+    LinkTimeoutError,
+    MemoryReport,
+    RemoteError,
+    RunResult,
+    TraceRecord,
+)
+from tvhil.link.faults import FaultyTransport
 from tvhil.packing.reader import TvitModel
 
-# A board that restarts or crashes during an image gets it again so many times.
-_MOST_RESTARTS = 2
+# How often one image is repeated. A crash that repeats itself is the image's, a silence that does is the board's.
+_MOST_REPEATS: dict[type[LinkError], int] = {
+    BoardFaultError: 2,
+    LinkTimeoutError: 2,
+    BoardResetError: 8,
+    LinkClosedError: 8,
+}
+REOPEN_SECONDS = 60.0  # patience with a port that is gone
+_REOPEN_PAUSE = 0.2
+T = TypeVar("T")
 
 
 class LinkDevice:
@@ -25,8 +48,12 @@ class LinkDevice:
     Args:
         client: connected.
         model: what the board should run.
-        notice: told, in one line, when the board restarted and an image is repeated.
+        notice: told, in one line, when the board or the line was lost and an image is repeated.
         details: what the board cannot know of itself, such as the version of its emulator.
+        upload: give a board that lost its model another copy in RAM.
+
+    Attributes:
+        gone: given up (`give_up`).
     """
 
     def __init__(
@@ -35,9 +62,12 @@ class LinkDevice:
         model: TvitModel,
         notice: Callable[[str], None] | None = None,
         details: Mapping[str, Any] | None = None,
+        upload: bool = False,
     ) -> None:
         self.client, self.model = client, model
-        self._notice, self._details = notice, details or {}
+        self.gone = False
+        self._notice, self._details, self._upload = notice, details or {}, upload
+        self._last_run: tuple[bytes, bool, int | None] = b"", False, None
         self._info: BoardInfo = client.info()
 
     def facts(self) -> DeviceFacts:
@@ -55,23 +85,64 @@ class LinkDevice:
         return DeviceFacts(signature, info.latency_unit, info.build_id or info.firmware_version, details)
 
     def run(self, image: npt.NDArray[np.uint8], *, crcs: bool = False, last: int | None = None) -> Run:
-        """Send an image and run it; once more when the board restarted in between."""
-        for attempt in range(_MOST_RESTARTS + 1):
+        """Send an image and run it; again when the board or the line was lost in between."""
+        self._last_run = image.tobytes(), crcs, last
+        return self._recovering(lambda: self._run(*self._last_run), "repeating the image")
+
+    def _recovering(self, action: Callable[[], T], then: str) -> T:
+        """Do something with the board, and again when it restarted, crashed, went silent or its line was lost.
+
+        A board that goes on doing that is given up: what it did last is raised.
+        """
+        lost: LinkError | None = None
+        seen: Counter[type[LinkError]] = Counter()
+        while True:
             try:
-                return self._run(image.tobytes(), crcs, last)
-            except (BoardResetError, BoardFaultError) as error:
-                if attempt == _MOST_RESTARTS:
+                if lost is not None:
+                    self._reconnect(lost)
+                    lost = None
+                return action()
+            except (BoardResetError, BoardFaultError, LinkClosedError, LinkTimeoutError) as error:
+                if isinstance(error, LinkTimeoutError) and isinstance(lost, LinkTimeoutError):
+                    raise  # it does not come back
+                lost = error
+                seen[type(error)] += 1
+                if self.gone or seen[type(error)] > _MOST_REPEATS[type(error)]:
                     raise
                 if self._notice:
-                    self._notice(f"{error} - repeating the image")
-                self._reconnect()
-        raise AssertionError("unreachable")
+                    self._notice(f"{error} - {then}")
 
-    def _reconnect(self) -> None:
+    def _reconnect(self, lost: LinkError) -> None:
+        if isinstance(lost, LinkClosedError | LinkTimeoutError):
+            self._reopen()
         self.client.connect()
-        signature = self.client.model_info().signature.hex()
+        signature = self._signature()
+        if signature != self.model.signature and self._upload:
+            self.client.upload_model(self.model.file)
+            signature = self._signature()
         if signature != self.model.signature:
             raise BoardError(f"after its restart the board runs another model ({signature[:16]}…): flash it again")
+
+    def _signature(self) -> str:
+        """Of the model in use; of none, where the board can be given one."""
+        try:
+            return self.client.model_info().signature.hex()
+        except RemoteError:
+            if not self._upload:
+                raise
+            return ""
+
+    def _reopen(self) -> None:
+        """Wait for a port that is gone: a cable that is plugged in again, a USB board that restarts."""
+        deadline = time.monotonic() + REOPEN_SECONDS
+        while True:
+            try:
+                self.client.transport.reopen()
+                return
+            except LinkClosedError:
+                if time.monotonic() > deadline or self.gone:
+                    raise
+                time.sleep(_REOPEN_PAUSE)
 
     def _run(self, image: bytes, crcs: bool, last: int | None) -> Run:
         operators = len(self.model.operators) if last is None else last + 1
@@ -100,7 +171,19 @@ class LinkDevice:
         return values
 
     def read_tensor(self, tensor: int) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint16] | None]:
-        """Values and multipliers that the last run left in the arena."""
+        """Values and multipliers that the last run left in the arena; where they are lost, it is run again."""
+        lost = False
+
+        def read() -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint16] | None]:
+            nonlocal lost
+            if lost:
+                self._run(*self._last_run)
+            lost = True
+            return self._tensor(tensor)
+
+        return self._recovering(read, "repeating the image")
+
+    def _tensor(self, tensor: int) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint16] | None]:
         shape = self.model.tensors[tensor]
         values = self._values(tensor)
         if not shape.per_token:
@@ -109,7 +192,16 @@ class LinkDevice:
 
     def memory(self) -> dict[str, Any]:
         """High-water marks, under the keys of a report; null where the board does not know."""
-        report = self.client.memory()
+        lost = False
+
+        def ask() -> MemoryReport:
+            nonlocal lost
+            if lost and self._last_run[0]:
+                self._run(*self._last_run)  # a board that restarted has no marks
+            lost = True
+            return self.client.memory()
+
+        report = self._recovering(ask, "running the last image again")
         return {
             "arena": {"measured": report.arena_used or None},
             "stack": {"measured": report.stack_used or None, "limit": report.stack_bytes or None},
@@ -121,3 +213,13 @@ class LinkDevice:
     def link_statistics(self) -> Sequence[int]:
         """Totals of the link."""
         return [getattr(self.client.statistics, name) for name in LINK_COUNTERS]
+
+    def injected_faults(self) -> Mapping[str, int] | None:
+        """Faults of the `FaultyTransport` that the link goes through, if it does."""
+        line = self.client.transport
+        return {kind.value: n for kind, n in line.counts.items()} if isinstance(line, FaultyTransport) else None
+
+    def give_up(self) -> None:
+        """From another thread: what the board is doing fails now, and is not repeated."""
+        self.gone = True
+        self.client.transport.close()

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tvhil.boards import Board
 from tvhil.evaluation.report import empty_report, fill_latency_prediction
 from tvhil.packing.reader import TvitModel
 from tvhil.prediction.memory import predict_memory, static_bytes
-
-if TYPE_CHECKING:
-    from tvhil.boards import Board
 
 
 def model_facts(model: TvitModel, file: Path | str) -> dict[str, Any]:
@@ -28,15 +27,27 @@ def model_facts(model: TvitModel, file: Path | str) -> dict[str, Any]:
     }
 
 
-def predicted_report(model: TvitModel, file: Path, board: Board) -> dict[str, Any]:
-    """All that is known before a board runs; what only a run can tell is null."""
+def predicted_report(model: TvitModel, file: Path, boards: Board | Sequence[Board]) -> dict[str, Any]:
+    """All that is known before a board runs; what only a run can tell is null.
+
+    Args:
+        model: what is run.
+        file: where it lies.
+        boards: one, or those of a rack, each once; different ones have no common prediction of latency.
+    """
+    every = [boards] if isinstance(boards, Board) else sorted(boards, key=lambda board: board.name)
+    board = every[0]
     report = empty_report()
     report["model"] = model_facts(model, file)
-    report["board"] = {"name": board.name, "kind": board.kind, "details": None}
-    prediction = board.cost.predict(model) if board.cost is not None else None
+    report["board"] = {
+        "name": "+".join(one.name for one in every),
+        "kind": "+".join(sorted({one.kind for one in every})),
+        "details": None,
+    }
+    prediction = board.cost.predict(model) if board.cost is not None and len(every) == 1 else None
     fill_latency_prediction(report, prediction, [op.name for op in model.operators])
     report["memory"] = predict_memory(model, board.limits)
-    report["memory"]["static"] = _static_of_last_build(board)
+    report["memory"]["static"] = _static_of_last_build(board) if len(every) == 1 else None
     return report
 
 

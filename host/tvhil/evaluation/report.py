@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,8 +55,67 @@ def empty_report() -> Json:
     }
 
 
+class IndexSet:
+    """Indices of images, from 0, at a bit each: what is done of an evaluation."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+        self._count = 0
+
+    def add(self, index: int) -> None:
+        """Put an index in; once more changes nothing."""
+        if index in self:
+            return
+        if index >> 3 >= len(self._bits):
+            self._bits.extend(bytes((index >> 3) + 1 - len(self._bits)))
+        self._bits[index >> 3] |= 1 << (index & 7)
+        self._count += 1
+
+    def __contains__(self, index: int) -> bool:
+        return index >> 3 < len(self._bits) and bool(self._bits[index >> 3] >> (index & 7) & 1)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class FaultSummary:
+    """Faults that were made on purpose, and what one of them cost.
+
+    Attributes:
+        kinds: faults by kind.
+        images: that were struck.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.images = 0
+        self._clean, self._struck_once = array("d"), array("d")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a row of the journal into account."""
+        kinds, seconds = row["faults"], row["seconds"]
+        self.kinds.update(kinds)
+        self.images += bool(kinds)
+        if sum(kinds.values()) == 1:
+            self._struck_once.append(seconds)
+        elif not kinds:
+            self._clean.append(seconds)
+
+    def to_json(self) -> Json:
+        """The `faults` of a report; recovery: how much longer images with one fault took than others."""
+        image = float(np.median(self._clean)) if self._clean else None
+        struck = float(np.median(self._struck_once)) if self._struck_once else None
+        return {
+            "injected": self.kinds.total(),
+            "kinds": dict(sorted(self.kinds.items())),
+            "images_struck": self.images,
+            "image_seconds": None if image is None else round(image, 6),
+            "median_recovery_seconds": None if image is None or struck is None else round(max(0.0, struck - image), 6),
+        }
+
+
 class Summary:
-    """Figures of an evaluation, gathered row by row in constant memory (eight bytes an image)."""
+    """Figures of an evaluation, gathered row by row in constant memory (a few bytes an image)."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -71,14 +131,17 @@ class Summary:
         self.link = dict.fromkeys(LINK_COUNTERS, 0)
         self.seconds = 0.0
         self.memory: Json | None = None
+        self.faults: FaultSummary | None = None
+        self.boards: dict[str, Json] = {}
+        self.boards_agree: bool | None = None
+        self._explained: int | None = None
         self._layers: np.ndarray[Any, np.dtype[np.float64]] | None = None
         self._layer_rows = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take one row of the journal (see `run.image_row`) into account."""
-        if "memory" in row:
-            self.memory = dict(row["memory"])
         if "image" not in row:
+            self._add_note(row)
             return
         self.images += 1
         self.bit_exact += row["exact"]
@@ -89,7 +152,8 @@ class Summary:
             self.top1 += row["rank"] == 0
             self.top5 += row["rank"] < 5
             self.predicted_top1 += row["predicted_top1"] == row["label"]
-        if row.get("divergence") and self.first_divergence is None:
+        if row.get("divergence") and self.unexplained(row["image"]):
+            self._explained = row["image"]
             self.first_divergence = {"image": row["id"], **row["divergence"]}
         if row["latency"] is not None:
             self.latencies.append(row["latency"])
@@ -100,6 +164,25 @@ class Summary:
         for key, value in zip(LINK_COUNTERS, row["link"], strict=True):
             self.link[key] += value
         self.seconds += row["seconds"]
+        if "faults" in row:
+            self.faults = self.faults or FaultSummary()
+            self.faults.add(row)
+        if "on" in row:
+            self.boards[row["on"]]["images"] += 1
+
+    def _add_note(self, row: Mapping[str, Any]) -> None:
+        if "memory" in row:
+            self.memory = dict(row["memory"])
+        for board in row.get("rack", ()):
+            self.boards.setdefault(board["name"], {**board, "images": 0})["quarantined"] = None
+        if "agree" in row:
+            self.boards_agree = row["agree"] and self.boards_agree is not False
+        if "quarantine" in row:
+            self.boards[row["quarantine"]]["quarantined"] = row["reason"]
+
+    def unexplained(self, index: int) -> bool:
+        """Whether a divergence of this image would be the first."""
+        return self._explained is None or index < self._explained
 
     @property
     def layer_means(self) -> list[float] | None:
@@ -123,11 +206,11 @@ class Summary:
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> Summary:
     """Figures of all rows; of an image that occurs twice the first row counts."""
-    summary, seen = Summary(), set[int]()
+    summary, seen = Summary(), IndexSet()
     for row in rows:
-        if row.get("image") in seen:
-            continue
         if "image" in row:
+            if row["image"] in seen:
+                continue
             seen.add(row["image"])
         summary.add(row)
     return summary
@@ -151,6 +234,10 @@ def fill_measured(report: Json, summary: Summary) -> None:
     latency["measured"] = {key: _number(value) for key, value in measured.items()} if measured else None
     if measured and latency["predicted"]:
         latency["relative_error"] = round(latency["predicted"] / measured["mean"] - 1, 6)
+    if summary.faults is not None:
+        report["faults"] = summary.faults.to_json()
+    if summary.boards:
+        report["rack"] = {"boards": list(summary.boards.values()), "agree": summary.boards_agree}
     means = summary.layer_means
     if means is not None:
         _fill_layers(latency, means, measured["mean"] if measured else None)
@@ -225,7 +312,11 @@ def render(report: Mapping[str, Any], *, layers: bool = False) -> list[Renderabl
             f"{link['bytes_sent']:,} bytes sent, {link['bytes_received']:,} received, {link['frames']:,} frames, "
             f"{link['retries']} retries, {link['crc_errors']} CRC errors, {link['seconds']:.1f} s",
         )
+    if faults := report.get("faults"):
+        table.add_row("faults on purpose", _faults_text(faults))
     out: list[RenderableType] = [table]
+    if rack := report.get("rack"):
+        out.append(_rack_table(rack))
     if layers and report["latency"]["layers"]:
         out.append(_layer_table(report["latency"]))
     return out
@@ -284,6 +375,29 @@ def _memory_rows(table: Any, memory: Mapping[str, Any]) -> None:
     for key, text in (("static", "static bytes"), ("heap", "heap bytes"), ("model_bytes", "model bytes")):
         if memory[key] is not None:
             table.add_row(text, f"{memory[key]:,}")
+
+
+def _faults_text(faults: Mapping[str, Any]) -> str:
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in faults["kinds"].items())
+    text = f"{faults['injected']:,} in {faults['images_struck']:,} images ({kinds})"
+    if faults["median_recovery_seconds"] is None:
+        return text
+    recovery, image = 1e3 * faults["median_recovery_seconds"], 1e3 * faults["image_seconds"]
+    return f"{text}; median recovery {recovery:.3g} ms, an image without a fault takes {image:.3g} ms"
+
+
+def _rack_table(rack: Mapping[str, Any]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    agree = {None: "were not compared", True: "agree", False: "do not agree"}[rack["agree"]]
+    table = Table(title=f"Rack: its boards {agree}", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("board")
+    table.add_column("images", justify="right")
+    table.add_column("quarantined")
+    for board in rack["boards"]:
+        table.add_row(board["name"], f"{board['images']:,}", board["quarantined"] or "")
+    return table
 
 
 def _layer_table(latency: Mapping[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from tvhil.errors import BoardError, ExitCode
 from tvhil.evaluation import compare
 from tvhil.evaluation.device import Device, DeviceFacts, Run
 from tvhil.evaluation.journal import Journal, JournalError
-from tvhil.evaluation.report import LINK_COUNTERS, Summary
+from tvhil.evaluation.report import IndexSet, Summary
 from tvhil.packing.reader import TvitModel
 from tvhil.prediction.predictor import Predictor
 
@@ -125,10 +125,9 @@ class Evaluation:
         self.model, self.predictor, self.journal = model, predictor, journal
         self.fail_fast = fail_fast
         self.summary = Summary()
-        self.done: set[int] = set()
+        self.done = IndexSet()
         self._crcs: dict[int, int] = {}
         self._operators = operators_of(model)
-        self._link = [0] * len(LINK_COUNTERS)
         self.build: str | None = None
         for row in journal.rows():
             self._take(row)
@@ -144,25 +143,30 @@ class Evaluation:
         Raises:
             BoardError: the board stopped answering, or runs another model; the journal keeps what is done.
             StoppedError: a mismatch, with `fail_fast`.
-            JournalError: the journal is of other firmware.
+            JournalError: the journal is of other firmware or other images.
         """
-        self._begin(device)
-        every = list(inputs)
-        self._check_images(every)
-        todo = (item for item in every if item.index not in self.done)
-        started = time.monotonic()
-        for predicted in predict_ahead(todo, self.predictor, batch_size(self.model.info.macs)):
-            row = self._run_one(device, predicted)
-            now = time.monotonic()
-            row["seconds"], started = round(now - started, 6), now
-            self._append(row)
+        self.begin(device.facts())
+        for predicted in self.predicted(inputs):
+            row = self.measure(device, predicted)
+            self.record(row)
             if finished:
                 finished(self.summary, row)
             if self.fail_fast and not row["exact"]:
-                self._append({"memory": device.memory()})
-                raise StoppedError(f"image {predicted.input.id} is not bit-exact, and --fail-fast was given")
-        self._append({"memory": device.memory()})
+                self.record({"memory": device.memory()})
+                raise self.stopped(row)
+        self.record({"memory": device.memory()})
         return self.summary
+
+    def predicted(self, inputs: Iterable[Input]) -> Iterator[Predicted]:
+        """The images that are left, in order, with the logits to expect."""
+        every = list(inputs)
+        self._check_images(every)
+        todo = (item for item in every if item.index not in self.done)
+        return predict_ahead(todo, self.predictor, batch_size(self.model.info.macs))
+
+    def stopped(self, row: dict[str, Any]) -> StoppedError:
+        """What `fail_fast` raises."""
+        return StoppedError(f"image {row['id']} is not bit-exact, and --fail-fast was given")
 
     def _check_images(self, inputs: Sequence[Input]) -> None:
         """Refuse to continue when the first or the last image of the journal is not what it was."""
@@ -174,8 +178,13 @@ class Evaluation:
                     "Choose another journal, or start over with --overwrite"
                 )
 
-    def _begin(self, device: Device) -> None:
-        facts = device.facts()
+    def begin(self, facts: DeviceFacts) -> None:
+        """Check that the board runs this model with the firmware of the journal, and note what it is.
+
+        Raises:
+            BoardError: another model.
+            JournalError: other firmware.
+        """
         check_signature(self.model, facts)
         if self.build is not None and facts.build != self.build:
             raise JournalError(
@@ -183,11 +192,14 @@ class Evaluation:
                 "choose another journal, or start over with --overwrite"
             )
         if self.build is None:
-            self._append({"board": {"build": facts.build, "unit": facts.unit, "details": facts.details}})
+            self.record({"board": {"build": facts.build, "unit": facts.unit, "details": facts.details}})
 
-    def _run_one(self, device: Device, entry: Predicted) -> dict[str, Any]:
+    def measure(self, device: Device, entry: Predicted) -> dict[str, Any]:
+        """Run one image and compare: its row, which is not in the journal yet. Boards may do this in parallel."""
         item, image, predicted = entry
+        link, faults, started = list(device.link_statistics()), device.injected_faults(), time.monotonic()
         result = device.run(image)
+        ran = time.monotonic() - started
         got = result.output.reshape(-1)
         exact = bool(np.array_equal(predicted, got))
         row: dict[str, Any] = {
@@ -203,11 +215,14 @@ class Evaluation:
             "latency": result.latency,
             "layers": None if result.layers is None else list(result.layers),
         }
-        if not exact and self.summary.first_divergence is None:
+        if not exact and self.summary.unexplained(item.index):
             row["divergence"] = self._explain(device, image).to_json()
-        totals = list(device.link_statistics())
-        row["link"] = [now - before for now, before in zip(totals, self._link, strict=True)]
-        self._link = totals
+        row["link"] = [now - before for now, before in zip(device.link_statistics(), link, strict=True)]
+        row["seconds"] = round(ran, 6)
+        injected = device.injected_faults()
+        if injected is not None:
+            before = faults or {}
+            row["faults"] = {kind: n - before.get(kind, 0) for kind, n in injected.items() if n > before.get(kind, 0)}
         return row
 
     def _explain(self, device: Device, image: Image) -> compare.Divergence:
@@ -221,7 +236,8 @@ class Evaluation:
 
         return compare.locate_divergence(self._operators, self.predictor.trace(image), trace, read_output)
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def record(self, row: dict[str, Any]) -> None:
+        """Append a row to the journal and take it into account."""
         self.journal.append(row)
         self._take(row)
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from tvhil.boards import Board, flash, start
 from tvhil.evaluation.link_device import LinkDevice
-from tvhil.link import LinkClient, LinkClosedError, LinkTimeouts, RemoteError
+from tvhil.link import LinkClient, LinkClosedError, LinkTimeouts, RemoteError, Transport
+from tvhil.link.faults import FaultyTransport
 from tvhil.link.messages import Capability
 from tvhil.packing.reader import TvitModel
 from tvhil.prediction.memory import check_fit
@@ -25,6 +26,7 @@ def open_device(
     timeouts: LinkTimeouts | None = None,
     notice: Callable[[str], None] | None = None,
     progress: BuildProgress | None = None,
+    faults: Callable[[Transport], FaultyTransport] | None = None,
 ) -> Iterator[LinkDevice]:
     """Build, flash and start a board with a model, or connect to the one at `port`.
 
@@ -35,6 +37,7 @@ def open_device(
         timeouts: of the link.
         notice: told what people may want to know, in one line.
         progress: told of each compiled file.
+        faults: puts a bad line around the board's; it is good until the board is ready.
 
     Raises:
         InputError: the model does not fit, with the numbers; nothing has been built or flashed then.
@@ -44,11 +47,19 @@ def open_device(
     check_fit(model, board.limits, board.name)
     image = flash(board, model, progress=progress) if port is None and board.start is not None else None
     with start(board, image, port) as running:
+        line = faults(running.transport) if faults is not None else None
+        if line is not None:
+            line.armed = False
+            running.transport = line
         try:
             client = running.connect(timeouts)
             if port is not None:
                 _upload_where_needed(client, model, notice)
-            yield LinkDevice(client, model, notice, running.details)
+            upload = port is not None and Capability.MODEL_RAM in client.hello.capabilities
+            device = LinkDevice(client, model, notice, running.details, upload)
+            if line is not None:
+                line.armed = True
+            yield device
         except LinkClosedError:
             running.check()
             raise

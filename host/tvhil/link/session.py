@@ -20,6 +20,7 @@ from tvhil.link.errors import (
 from tvhil.link.framing import Frame
 from tvhil.link.messages import ErrorCode, Event, Fault, HelloAnswer, Request
 from tvhil.link.transports import Transport
+from tvhil.packing.format import Status
 
 _MOST_PENDING = 64
 _REMEMBERED = 1024  # transmissions whose fate is open
@@ -470,7 +471,8 @@ class Session:
             return LinkError(f"{self.name}: malformed ERROR: host and firmware do not fit together")
         code, _, section, index = messages.ERROR.unpack_from(payload)
         text = payload[messages.ERROR.size :].decode("utf-8", "replace")
-        if code == ErrorCode.SESSION:
+        # A run is stopped by the HELLO of another host only.
+        if code in (ErrorCode.SESSION, ErrorCode.RUNTIME + Status.STOPPED):
             return BoardResetError(f"{self.name}: the board restarted, or another host has taken it over")
         tag = section.rstrip(b"\0").decode("ascii", "replace")
         return RemoteError(self.name, request.name, code, text, tag, None if index == messages.NO_INDEX else index)

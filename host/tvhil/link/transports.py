@@ -51,6 +51,18 @@ class Transport(ABC):
     def close(self) -> None:
         """Give the port back. May be called twice."""
 
+    def reopen(self) -> None:
+        """Open the line again after it was closed or lost; a board that is a process of ours may be started again.
+
+        Raises:
+            LinkClosedError: it cannot be opened, now or at all.
+        """
+        raise LinkClosedError(f"{self.name}: this line cannot be opened again")
+
+    def fileno(self) -> int:
+        """Descriptor to wait for bytes on, -1 where there is none."""
+        return -1
+
     def clock(self) -> float:
         """Seconds on the clock that timeouts count on."""
         return time.monotonic()
@@ -69,6 +81,11 @@ class SerialTransport(Transport):
         self.name = url
         self.seconds_per_byte = 10 / baud  # start and stop bit
         self._gone = f"{url}: the port is gone (cable unplugged, or the emulator ended)"
+        self._baud = baud
+        self._open()
+
+    def _open(self) -> None:
+        url, baud = self.name, self._baud
         try:
             # A short timeout: to change it later would set up the port again. Two hosts would share the bytes.
             local = {} if "://" in url else {"exclusive": True, "write_timeout": _WRITE_TIMEOUT}
@@ -110,12 +127,31 @@ class SerialTransport(Transport):
         with contextlib.suppress(Exception):
             self._port.close()
 
+    def reopen(self) -> None:
+        """As `Transport.reopen`: the port of the same name."""
+        self.close()
+        self._open()
+
+    def fileno(self) -> int:
+        """As `Transport.fileno`."""
+        return int(self._port.fileno()) if self._waitable else -1
+
 
 class SocketTransport(Transport):
-    """A connected stream socket."""
+    """A connected stream socket.
 
-    def __init__(self, stream: socket.socket, name: str) -> None:
+    Args:
+        stream: connected.
+        name: how messages call it.
+        again: makes another one when the line is opened again; may raise a `LinkClosedError`.
+    """
+
+    def __init__(self, stream: socket.socket, name: str, again: Callable[[], socket.socket] | None = None) -> None:
         self.name = name
+        self._again = again
+        self._take(stream)
+
+    def _take(self, stream: socket.socket) -> None:
         self._stream = stream
         self._stream.setblocking(False)
         self._arrived = b""  # while writing
@@ -124,12 +160,16 @@ class SocketTransport(Transport):
     def connect(cls, host: str, port: int, timeout: float = 5.0) -> SocketTransport:
         """Open a TCP connection."""
         name = f"tcp://{host}:{port}"
-        try:
-            stream = socket.create_connection((host, port), timeout)
-        except OSError as error:
-            raise LinkClosedError(f"{name}: cannot connect: {error}") from error
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return cls(stream, name)
+
+        def connected() -> socket.socket:
+            try:
+                stream = socket.create_connection((host, port), timeout)
+            except OSError as error:
+                raise LinkClosedError(f"{name}: cannot connect: {error}") from error
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return stream
+
+        return cls(connected(), name, connected)
 
     def read(self, timeout: float) -> bytes:
         """As `Transport.read`."""
@@ -169,6 +209,18 @@ class SocketTransport(Transport):
     def close(self) -> None:
         """As `Transport.close`."""
         self._stream.close()
+
+    def reopen(self) -> None:
+        """As `Transport.reopen`."""
+        if self._again is None:
+            super().reopen()
+            return
+        self._stream.close()
+        self._take(self._again())
+
+    def fileno(self) -> int:
+        """As `Transport.fileno`."""
+        return self._stream.fileno()
 
 
 class ProcessTransport(SocketTransport):
