@@ -13,8 +13,22 @@ static uint64_t ticks; // CCOUNT without its wrap
 static uint64_t origin_ticks, origin_count;
 static uint32_t origin_phase;
 
+// a + b. The compiler adds 64 bits with a branch on the carry, and a reading that costs one instruction more now and then
+// shows in what it measures; this takes the same path for all values.
+static uint64_t add(uint64_t a, uint64_t b) {
+    uint32_t al = (uint32_t)a, bl = (uint32_t)b, low = al + bl;
+    uint32_t carry = ((al & bl) | ((al | bl) & ~low)) >> 31;
+    return (uint64_t)((uint32_t)(a >> 32) + (uint32_t)(b >> 32) + carry) << 32 | low;
+}
+
+static uint64_t subtract(uint64_t a, uint64_t b) {
+    uint32_t al = (uint32_t)a, bl = (uint32_t)b, low = al - bl;
+    uint32_t borrow = ((~al & bl) | ((~al | bl) & low)) >> 31;
+    return (uint64_t)((uint32_t)(a >> 32) - (uint32_t)(b >> 32) - borrow) << 32 | low;
+}
+
 static uint64_t extend(uint32_t ccount) {
-    ticks += ccount - last_ccount;
+    ticks = add(ticks, ccount - last_ccount);
     last_ccount = ccount;
     return ticks;
 }
@@ -22,8 +36,9 @@ static uint64_t extend(uint32_t ccount) {
 static uint64_t count_at(uint64_t now) {
     if (!tick_time) return now;
     // A tick is no longer than an instruction, so at most one instruction starts in it.
-    const int64_t elapsed = (int64_t)((now - origin_ticks) * tick_time) - (int64_t)origin_phase;
-    return origin_count + (uint64_t)((elapsed + (1 << instruction_shift) - 1) >> instruction_shift);
+    const uint64_t round_up = (1u << instruction_shift) - 1 - origin_phase; // a phase is shorter than an instruction
+    const uint64_t elapsed = add(subtract(now, origin_ticks) * tick_time, round_up);
+    return add(origin_count, elapsed >> instruction_shift);
 }
 
 void counter_init(uint32_t time_of_tick, uint32_t shift) {
