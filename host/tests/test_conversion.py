@@ -37,6 +37,15 @@ from tvhil.quantization.convert import normalize, synthetic_images
 LOGIT_BOUND = 0
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small matrices are no faster with more, and shared machines much slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @st.composite
 def drawn_models(draw: st.DrawFn) -> tuple[ViTConfig, QuantizationConfig]:
     heads = draw(st.integers(1, 3))

@@ -34,9 +34,9 @@ def twn(weight: Tensor) -> Ternary:
     Networks (Li et al., arXiv 1605.04711), per output channel as in TerViT (arXiv 2201.08050).
     """
     magnitude = weight.abs()
-    kept = magnitude > 0.7 * magnitude.mean(1, keepdim=True)
-    scale = (magnitude * kept).sum(1) / kept.sum(1).clamp_min(1)
-    return Ternary(weight.sign() * kept, scale)
+    kept = magnitude > (0.7 * _mean(magnitude)).to(weight.dtype)[:, None]
+    scale = (magnitude * kept).sum(1, dtype=torch.float64) / kept.sum(1).clamp_min(1)
+    return Ternary(weight.sign() * kept, scale.to(weight.dtype))
 
 
 def absmean(weight: Tensor) -> Ternary:
@@ -44,13 +44,13 @@ def absmean(weight: Tensor) -> Ternary:
 
     `scale = mean |w|`, `trit = clamp(round(w / scale), -1, 1)`: BitNet b1.58 and ViT-1.58b (arXiv 2406.18051).
     """
-    scale = weight.abs().mean()
+    scale = _mean(weight.abs()).mean().to(weight.dtype)
     return Ternary(_rounded(weight, scale), scale.expand(len(weight)))
 
 
 def absmean_channel(weight: Tensor) -> Ternary:
     """`absmean` with a scale for each row."""
-    scale = weight.abs().mean(1)
+    scale = _mean(weight.abs()).to(weight.dtype)
     return Ternary(_rounded(weight, scale[:, None]), scale)
 
 
@@ -59,7 +59,12 @@ def binary(weight: Tensor) -> Ternary:
 
     The least-squares scale of a sign matrix (XNOR-Net, arXiv 1603.05279).
     """
-    return Ternary(torch.where(weight < 0, -1.0, 1.0).to(weight.dtype), weight.abs().mean(1))
+    return Ternary(torch.where(weight < 0, -1.0, 1.0).to(weight.dtype), _mean(weight.abs()).to(weight.dtype))
+
+
+def _mean(magnitude: Tensor) -> Tensor:
+    """Mean of each row in float64, so that the trits do not depend on the order of a machine's sums."""
+    return magnitude.mean(1, dtype=torch.float64)
 
 
 def _rounded(weight: Tensor, scale: Tensor) -> Tensor:
