@@ -38,7 +38,7 @@ def test_base_3_stores_five_trits_in_a_byte_and_2bit_four():
 def test_a_malformed_code_is_refused(codec, byte):
     data = bytearray(encode_matrix(np.zeros((16, 20), np.int8), codec))
     data[0] = byte
-    with pytest.raises(ValueError, match="base-3|2-bit"):
+    with pytest.raises(ValueError, match=r"base-3|2-bit"):
         decode_matrix(bytes(data), 16, 20, codec)
 
 

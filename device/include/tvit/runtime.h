@@ -13,13 +13,14 @@ typedef enum {
     TVIT_OK = 0,
     TVIT_BAD_MAGIC = 1,
     TVIT_BAD_VERSION = 2,
-    TVIT_BAD_SIZE = 3,       // shorter or longer than file_bytes, or not a multiple of 16
-    TVIT_BAD_CRC = 4,        // index: 0 header, 1 section table, 2 + n section n
-    TVIT_BAD_SECTION = 5,    // unknown, missing, repeated, overlapping, misaligned, escaping, count against size
-    TVIT_BAD_NAME = 6,       // a name offset outside NAME, or NAME not terminated
-    TVIT_BAD_MODEL = 7,      // MODL: a field outside its range or against the tensors
-    TVIT_BAD_TENSOR = 8,     // TENS: index is the tensor
-    TVIT_BAD_OPERATOR = 9,   // OPER: index is the operator: unknown kind, tensor of wrong type or shape, read before written
+    TVIT_BAD_SIZE = 3,    // shorter or longer than file_bytes, or not a multiple of 16
+    TVIT_BAD_CRC = 4,     // index: 0 header, 1 section table, 2 + n section n
+    TVIT_BAD_SECTION = 5, // unknown, missing, repeated, overlapping, misaligned, escaping, count against size
+    TVIT_BAD_NAME = 6,    // a name offset outside NAME, or NAME not terminated
+    TVIT_BAD_MODEL = 7,   // MODL: a field outside its range or against the tensors
+    TVIT_BAD_TENSOR = 8,  // TENS: index is the tensor
+    TVIT_BAD_OPERATOR =
+        9, // OPER: index is the operator: unknown kind, tensor of wrong type or shape, read before written
     TVIT_BAD_PARAMETER = 10, // OPER: a constant outside the contract's range, data outside DATA, malformed trits
     TVIT_BAD_CHANNEL = 11,   // DATA: a channel whose proof obligation fails; index is the operator
     TVIT_BAD_PLAN = 12,      // PLAN: outside the arena, overlap, or scratch too small for this build
@@ -32,8 +33,8 @@ typedef enum {
 // What was refused, for a message such as "OPER 17 (blocks.1.attn.proj): ...".
 typedef struct {
     tvit_status status;
-    char section[5]; // tag of the section, "" for the header
-    uint32_t index;  // record in that section, 0xffffffff when it does not apply
+    char section[5];    // tag of the section, "" for the header
+    uint32_t index;     // record in that section, 0xffffffff when it does not apply
     const char *reason; // static text
 } tvit_error;
 

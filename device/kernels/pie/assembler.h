@@ -3,8 +3,8 @@
  * For the assembly sources of this folder: the instructions, and one way to begin and end a function in both ABIs.
  *
  * Arguments arrive in a2 ... a7 in the windowed and in the call0 ABI; a function may use a2 ... a15 after kernel_enter.
- * kernel_return must be reached with a1 as kernel_enter left it. Define TVIT_ASSEMBLER_HAS_PIE where the assembler knows the
- * instructions of the ESP32-S3 (Espressif's does).
+ * kernel_return must be reached with a1 as kernel_enter left it. Define TVIT_ASSEMBLER_HAS_PIE where the assembler
+ * knows the instructions of the ESP32-S3 (Espressif's does).
  */
 #ifndef TVIT_PIE_ASSEMBLER_H
 #define TVIT_PIE_ASSEMBLER_H

@@ -13,8 +13,8 @@ static uint64_t ticks; // CCOUNT without its wrap
 static uint64_t origin_ticks, origin_count;
 static uint32_t origin_phase;
 
-// a + b. The compiler adds 64 bits with a branch on the carry, and a reading that costs one instruction more now and then
-// shows in what it measures; this takes the same path for all values.
+// a + b. The compiler adds 64 bits with a branch on the carry, and a reading that costs one instruction more now and
+// then shows in what it measures; this takes the same path for all values.
 static uint64_t add(uint64_t a, uint64_t b) {
     uint32_t al = (uint32_t)a, bl = (uint32_t)b, low = al + bl;
     uint32_t carry = ((al & bl) | ((al | bl) & ~low)) >> 31;

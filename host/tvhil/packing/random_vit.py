@@ -58,7 +58,8 @@ def _layernorm(rng: np.random.Generator, n: int, per_token: bool) -> IntegerLaye
 def _table(rng: np.random.Generator, per_token: bool) -> npt.NDArray[Any]:
     x = (np.arange(256) - 128) * rng.uniform(0.02, 0.05)
     y = 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-    table = np.round(y / np.abs(y[1:]).max() * (30000 if per_token else 127)).astype(np.int16 if per_token else np.int8)
+    largest, dtype = (30000, np.int16) if per_token else (127, np.int8)
+    table: npt.NDArray[Any] = np.round(y / np.abs(y[1:]).max() * largest).astype(dtype)
     table[0] = 0
     return table
 

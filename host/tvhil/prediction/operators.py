@@ -100,12 +100,13 @@ def softmax_probabilities(scores: Array, score_shift: int, exp_multiplier: int) 
     tokens = scores.shape[-1]
     a = clamp(scores.astype(np.int32) >> score_shift, 32767)
     t = (np.minimum(a.max(-1, keepdims=True) - a, 32767) * exp_multiplier) >> 15
-    e = EXP2_Q14[t]
+    e: Array = EXP2_Q14[t]
     total = e.sum(-1, keepdims=True, dtype=np.int64)
     target = SUM_LIMIT - (tokens + 1) // 2
     r = np.minimum((target << 19) // total, R_MAX).astype(np.int32)
     delta = (1 << 18) // r
-    return ((e + delta) * r) >> 19
+    p: Array = ((e + delta) * r) >> 19
+    return p
 
 
 def attention(

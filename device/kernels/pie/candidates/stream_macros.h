@@ -5,14 +5,14 @@
  *     EE.VMULAS.S8.QACC.LD.IP  qn, a3, gap, qn, sign        n alternates between 0 and 1
  *
  * one for each trit that is not zero: it adds plus or minus gain times the token vector in qn, and loads into qn the
- * vector of the trit after the next; gap leads to the one after that. Zero trits cost nothing. A row is generated once and
- * runs for every token block, as a zero-overhead loop whose end is set for each row.
+ * vector of the trit after the next; gap leads to the one after that. Zero trits cost nothing. A row is generated once
+ * and runs for every token block, as a zero-overhead loop whose end is set for each row.
  *
- * Codes: one nibble an instruction, low nibble first: bits 0 to 2 the gap in rows (0 to 7), bit 3 the sign (1 minus). The
- * sign belongs to the trit that is multiplied, the gap to the one that is loaded, so the packer has shifted them against
- * each other. A longer gap is bridged by a pair of instructions that add and subtract the same vector. A record's
- * header: instructions (12 bits), first row (5), gap from the first trit to the second (5), from the second to the
- * third (5).
+ * Codes: one nibble an instruction, low nibble first: bits 0 to 2 the gap in rows (0 to 7), bit 3 the sign (1 minus).
+ * The sign belongs to the trit that is multiplied, the gap to the one that is loaded, so the packer has shifted them
+ * against each other. A longer gap is bridged by a pair of instructions that add and subtract the same vector. A
+ * record's header: instructions (12 bits), first row (5), gap from the first trit to the second (5), from the second to
+ * the third (5).
  *
  * The instruction word is ..f0 03/0b cc 3e, cc = 0x20 | n << 6 | sign << 4 | gap: everything that varies is in
  * one byte, so generating is interleaving the codes with constants: 32 instructions in 33 slots.
