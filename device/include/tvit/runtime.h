@@ -13,14 +13,13 @@ typedef enum {
     TVIT_OK = 0,
     TVIT_BAD_MAGIC = 1,
     TVIT_BAD_VERSION = 2,
-    TVIT_BAD_SIZE = 3,    // shorter or longer than file_bytes, or not a multiple of 16
-    TVIT_BAD_CRC = 4,     // index: 0 header, 1 section table, 2 + n section n
-    TVIT_BAD_SECTION = 5, // unknown, missing, repeated, overlapping, misaligned, escaping, count against size
-    TVIT_BAD_NAME = 6,    // a name offset outside NAME, or NAME not terminated
-    TVIT_BAD_MODEL = 7,   // MODL: a field outside its range or against the tensors
-    TVIT_BAD_TENSOR = 8,  // TENS: index is the tensor
-    TVIT_BAD_OPERATOR =
-        9, // OPER: index is the operator: unknown kind, tensor of wrong type or shape, read before written
+    TVIT_BAD_SIZE = 3,     // shorter or longer than file_bytes, or not a multiple of 16
+    TVIT_BAD_CRC = 4,      // index: 0 header, 1 section table, 2 + n section n
+    TVIT_BAD_SECTION = 5,  // unknown, missing, repeated, overlapping, misaligned, escaping, count against size
+    TVIT_BAD_NAME = 6,     // a name offset outside NAME, or NAME not terminated
+    TVIT_BAD_MODEL = 7,    // MODL: a field outside its range or against the tensors
+    TVIT_BAD_TENSOR = 8,   // TENS: index is the tensor
+    TVIT_BAD_OPERATOR = 9, // OPER: index is the operator: unknown kind, wrong tensor type or shape, read before written
     TVIT_BAD_PARAMETER = 10, // OPER: a constant outside the contract's range, data outside DATA, malformed trits
     TVIT_BAD_CHANNEL = 11,   // DATA: a channel whose proof obligation fails; index is the operator
     TVIT_BAD_PLAN = 12,      // PLAN: outside the arena, overlap, or scratch too small for this build
