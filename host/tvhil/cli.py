@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _OS_ADVICE = {
     errno.ENOSPC: "the disk is full: free some space and run the command again, what was written is kept",
     errno.EDQUOT: "the disk quota is used up: free some space and run the command again, what was written is kept",
+    errno.EFBIG: "the file may not grow any more (ulimit -f): raise the limit and run again, what was written is kept",
     errno.EACCES: "no permission for this file or device",
     errno.ENOENT: "no such file or folder",
     errno.EISDIR: "a file was expected, this is a folder",

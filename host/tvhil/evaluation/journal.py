@@ -2,12 +2,16 @@
 """The journal of an evaluation: an append-only JSON Lines file that survives being killed at any moment.
 
 The first row is the header: what is evaluated (model, board, dataset, seed, limit). Every later row is one finished
-image, or a note about the board. Each row ends in the CRC-32 of its text, so a torn or damaged row is recognized. A row
-that was cut off by a crash or a full disk is dropped when the journal is resumed, and its image is run again.
+image, or a note about the boards. Each row ends in the CRC-32 of its text, so a torn or damaged row is recognized. A
+row that was cut off by a crash is dropped when the journal is resumed, and its image is run again.
+
+What is promised: a row that `append` has written survives the end of the process, however it ends (it is with the
+operating system), and after SYNC_SECONDS a power cut (fsync). A row that does not fit on the disk leaves nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -123,7 +127,7 @@ class Journal:
         """Write one row and hand it to the operating system before returning.
 
         Raises:
-            OSError: the disk is full; what was written before is kept, and the torn row is dropped by `resume`.
+            OSError: the disk is full; what was written before is kept, and nothing of this row.
         """
         self._write(encode_row(row))
         if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -155,8 +159,15 @@ class Journal:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        end = os.fstat(self._descriptor).st_size
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            # Whoever writes next, if space was freed, must not continue half a row.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, end)
+            raise
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
@@ -178,9 +189,23 @@ def _open_locked(path: Path, flags: int = 0) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = _lock_holder(descriptor)
         os.close(descriptor)
-        raise JournalError(f"another process writes {path}: wait for it, or choose another journal") from None
+        who = "another process" if holder is None else f"process {holder}"
+        raise JournalError(f"{who} writes {path}: wait for it, or choose another journal") from None
     return descriptor
+
+
+def _lock_holder(descriptor: int) -> int | None:
+    """Process that holds the lock of a file, where the system tells (Linux: proc(5), /proc/locks)."""
+    status = os.fstat(descriptor)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return None
+    pids = [int(fields[4]) for fields in locks if fields[1:2] == ["FLOCK"] and fields[5:6] == [place]]
+    return pids[0] if pids and pids[0] > 0 else None
 
 
 def _scan(path: Path) -> tuple[int, dict[str, Any] | None]:
