@@ -277,9 +277,11 @@ def _progress(total: int, done: int, *, each: bool) -> Iterator[Callable[[Summar
 
 
 def _image_line(row: dict[str, Any]) -> str:
+    from tvhil.evaluation.report import human
+
     label = "" if row["label"] is None else f"  label {row['label']}"
     verdict = "bit-exact" if row["exact"] else f"DIFFERS by up to {row['error']}"
-    latency = "" if row["latency"] is None else f"  latency {row['latency']:,.6g}"
+    latency = "" if row["latency"] is None else f"  latency {human(row['latency'])}"
     answers = f"predicted {row['predicted_top1']}  got {row['top1']}"
     return f"{row['image']:>6}  {row['id']}{label}  {answers}  {verdict}{latency}"
 

@@ -354,13 +354,13 @@ def _fill_layers(latency: Json, means: Sequence[float], total: float | None) -> 
 def _latency_rows(table: Any, latency: Mapping[str, Any]) -> None:
     unit, measured = latency["unit"] or "", latency["measured"]
     if measured:
-        text = f"mean {_human(measured['mean'])}, p50 {_human(measured['p50'])}, p95 {_human(measured['p95'])}"
-        table.add_row("latency measured", f"{text}, max {_human(measured['max'])} {unit}")
+        text = f"mean {human(measured['mean'])}, p50 {human(measured['p50'])}, p95 {human(measured['p95'])}"
+        table.add_row("latency measured", f"{text}, max {human(measured['max'])} {unit}")
     if latency["predicted"] is not None:
         error = latency["relative_error"]
         table.add_row(
             "latency predicted",
-            f"{_human(latency['predicted'])} {unit}" + (f" ({error:+.2%})" if error is not None else ""),
+            f"{human(latency['predicted'])} {unit}" + (f" ({error:+.2%})" if error is not None else ""),
         )
 
 
@@ -414,15 +414,16 @@ def _layer_table(latency: Mapping[str, Any]) -> Any:
         measured, predicted = row["measured"], row["predicted"]
         table.add_row(
             row["name"],
-            _human(measured),
-            _human(predicted),
+            human(measured),
+            human(predicted),
             f"{predicted / measured - 1:+.2%}" if measured and predicted else "",
             f"{row[column] / total:.1%}" if total and row[column] else "",
         )
     return table
 
 
-def _human(value: float | None) -> str:
+def human(value: float | None) -> str:
+    """A figure for people: whole from 100 on, four digits below; empty for None."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
