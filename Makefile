@@ -3,12 +3,14 @@
 # make demo    set up, then run the embedded model on the default emulator
 # make test    set up, then run the whole suite
 # make lint    ruff, mypy, clang-format
+# make fuzz    search for inputs that break what reads bytes, each target for FUZZ_SECONDS (60)
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 60
 VENV := .venv
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test lint clean system-packages
+.PHONY: setup demo test lint fuzz clean system-packages
 setup: system-packages $(STAMP)
 
 system-packages:
@@ -29,6 +31,10 @@ lint: setup
 	$(VENV)/bin/ruff check host hil_tests tools
 	$(VENV)/bin/mypy
 	@git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
+
+fuzz: setup
+	@sh tools/install_system_packages.sh fuzz
+	$(VENV)/bin/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf build

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Install the Debian/Ubuntu packages that the emulated boards need, or name them exactly.
+# usage: install_system_packages.sh [fuzz]    "fuzz": clang with libFuzzer as well
 set -eu
 
 missing=
@@ -14,6 +15,13 @@ need qemu-system-xtensa qemu-system-misc
 need clang-format clang-format
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 ${PYTHON:-python3} -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+if [ "${1:-}" = fuzz ]; then
+    need clang clang
+    # The runtime has the compiler's version in its name; 14 is Debian 12's.
+    version=$(clang -dumpversion 2>/dev/null || apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-//p')
+    echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null ||
+        missing="$missing libclang-rt-$(echo "${version:-14}" | cut -d. -f1)-dev"
+fi
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" = 0 ]; then

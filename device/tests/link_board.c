@@ -2,6 +2,7 @@
 // The link server as a function from bytes to bytes, for tests that drive it from Python or from a fuzzer.
 #include "link_board.h"
 
+#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,12 +16,16 @@ struct link_board {
     size_t output_bytes, output_capacity;
     uint64_t ticks;
     uint32_t resets, runs;
+    int faulted; // the server is in tvit_server_fault, which only a restart leaves
+    jmp_buf silence;
 };
 
 static size_t take(void *user, uint8_t *bytes, size_t capacity) {
     link_board *board = user;
     const size_t count = board->input_bytes < capacity ? board->input_bytes : capacity;
-    if (count) memcpy(bytes, board->input, count);
+    if (!count && board->faulted) longjmp(board->silence, 1);
+    if (!count) return 0;
+    memcpy(bytes, board->input, count);
     board->input += count;
     board->input_bytes -= count;
     return count;
@@ -45,6 +50,7 @@ static void reset(void *user) {
     link_board *board = user;
     board->resets++;
     board->port.boot_reason = "reset";
+    if (board->faulted) longjmp(board->silence, 1);
     tvit_server_start(&board->server, &board->port);
 }
 
@@ -93,6 +99,18 @@ link_board *link_board_new(const uint8_t *model, uint32_t model_bytes, uint32_t 
     return board;
 }
 
+tvit_port *link_board_port(link_board *board) {
+    return &board->port;
+}
+
+void link_board_restart(link_board *board) {
+    tvit_server_start(&board->server, &board->port);
+}
+
+void link_board_log(link_board *board, const char *text) {
+    tvit_server_log(&board->server, text);
+}
+
 void link_board_free(link_board *board) {
     free((void *)(uintptr_t)board->port.model);
     free(board->port.model_ram);
@@ -106,6 +124,17 @@ size_t link_board_feed(link_board *board, const uint8_t *bytes, size_t count) {
     board->input_bytes = count;
     while (tvit_server_poll(&board->server)) {
     }
+    return board->output_bytes;
+}
+
+size_t link_board_fault(link_board *board, const uint8_t *bytes, size_t count) {
+    const tvit_fault fault = {.cause = 28, .pc = 0x60001234, .address = 4, .text = "LoadProhibited"};
+    board->input = bytes;
+    board->input_bytes = count;
+    board->faulted = 1;
+    if (!setjmp(board->silence)) tvit_server_fault(&board->server, &fault);
+    board->faulted = 0;
+    tvit_server_start(&board->server, &board->port);
     return board->output_bytes;
 }
 

@@ -11,8 +11,16 @@ link_board *link_board_new(const uint8_t *model, uint32_t model_bytes, uint32_t 
                            uint32_t window_bytes);
 void link_board_free(link_board *board);
 
+// What the board offers, to be changed before a restart.
+tvit_port *link_board_port(link_board *board);
+void link_board_restart(link_board *board);
+void link_board_log(link_board *board, const char *text);
+
 // Handle bytes; returns how many bytes of output wait. link_board_drain fetches them all.
 size_t link_board_feed(link_board *board, const uint8_t *bytes, size_t count);
+// The same in the fault handler, which reports a fault first, until the bytes are used up or RESET ends it. The board
+// restarts.
+size_t link_board_fault(link_board *board, const uint8_t *bytes, size_t count);
 void link_board_drain(link_board *board, uint8_t *bytes);
 
 uint32_t link_board_resets(const link_board *board);

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `make fuzz` searches, replayed in seconds: corpora under the sanitizers, their coverage, mutated model files on
+host and device, and each reader of the package with mutated files. What a fuzzer has found is a test here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import fuzz_targets as targets
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from link_boards import environment
+from model_files import reseal, sections, small_file
+
+from tvhil.packing import ModelError, Status, read_model
+from tvhil.packing.format import OPERATOR, OpKind
+from tvhil.prediction import Predictor
+from tvhil.runtime import default_runtime, device_dir, find_compiler
+
+MUTATED = 10_000
+FUZZ = Path(__file__).resolve().parents[2] / "tools" / "fuzz.py"
+
+
+@pytest.fixture(scope="module")
+def mutated() -> list[bytes]:
+    """Mutated model files with the right SHA-256."""
+    return [targets.resign(file) for file in targets.mutated_models(find_compiler(), MUTATED, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def replayed(mutated, tmp_path_factory) -> dict[str, list[Path]]:
+    """The inputs of each C target: its corpus, and mutated models for the loader."""
+    folder = tmp_path_factory.mktemp("models")
+    for i, file in enumerate(mutated[:1500]):
+        (folder / f"{i}.tvit").write_bytes(file)
+    found = {target: [targets.corpus(target)] for target in targets.C_TARGETS}
+    found["model"].append(folder)
+    return found
+
+
+@pytest.mark.parametrize("target", targets.C_TARGETS)
+def test_the_corpus_of_a_c_target_replays_cleanly_under_the_sanitizers(target, replayed):
+    kept = sum(1 for path in targets.corpus(target).rglob("*") if path.is_file())
+    count = targets.replay(target, find_compiler(), replayed[target])
+    assert count == kept + (1500 if target == "model" else 0)
+    assert kept > 0
+
+
+def test_the_corpora_are_small():
+    sizes = [path.stat().st_size for path in (device_dir() / "fuzz" / "corpus").rglob("*") if path.is_file()]
+    assert sum(sizes) < 32 << 10
+
+
+def test_the_replayed_inputs_reach_95_percent_of_the_lines_of_every_c_parser(replayed):
+    if shutil.which("gcc") is None or shutil.which("gcov") is None:
+        pytest.skip("gcov is not installed: apt-get install gcc")
+    covered = targets.line_coverage("gcc", replayed)
+    assert {name: f"{hit}/{lines}" for name, (hit, lines) in covered.items() if hit < 0.95 * lines} == {}
+    assert all(lines > 30 for _, lines in covered.values())
+
+
+def test_ten_thousand_mutated_models_are_refused_alike_or_computed_bit_exactly_by_host_and_device(mutated):
+    program = targets.build_c("offer_models", find_compiler(), targets.SANITIZE)
+    stream = b"".join(struct.pack("<I", len(file)) + file for file in mutated)
+    done = subprocess.run([program], input=stream, capture_output=True, env=environment(), timeout=600, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
+    lines = done.stdout.decode().splitlines()
+    verdicts: Counter[str] = Counter()
+    for number, (file, line) in enumerate(zip(mutated, lines, strict=True)):
+        code, section, index, *logits = line.split()
+        device = Status(int(code)), section[:-1], None if index == "-1" else int(index)
+        try:
+            model = read_model(file)
+            host = Status.OK, "", None
+        except ModelError as error:
+            host = error.status, error.section, error.index
+        if host == device == (Status.OK, "", None):
+            verdicts["accepted" if logits != ["-"] else "too much work"] += 1
+            if logits == ["-"]:
+                continue
+            shape = model.info.input_shape
+            image = ((37 * np.arange(np.prod(shape)) + 11) % 256).astype(np.uint8).reshape(1, *shape)
+            assert Predictor(model).run(image)[0].tolist() == [int(value) for value in logits], number
+        elif device[0] is Status.OK:  # the only thing that the device does not read
+            assert host == (Status.BAD_SECTION, "META", None), number
+            verdicts["META"] += 1
+        elif host[0] is Status.OK:  # the only thing that the host does not know
+            assert device == (Status.BAD_PLAN, "PLAN", None), number
+            verdicts["scratch"] += 1
+        else:
+            assert host == device, number
+            verdicts["refused"] += 1
+            verdicts[host[0].name] += 1
+    assert verdicts["accepted"] > 500
+    assert verdicts["refused"] > 5000
+    assert verdicts["too much work"] + verdicts["scratch"] < 100
+    kinds = [Status.BAD_MAGIC, Status.BAD_VERSION, Status.BAD_SIZE, Status.BAD_CRC, Status.BAD_SECTION, Status.BAD_NAME]
+    kinds += [Status.BAD_MODEL, Status.BAD_TENSOR, Status.BAD_OPERATOR, Status.BAD_PARAMETER, Status.BAD_CHANNEL]
+    assert all(verdicts[kind.name] for kind in [*kinds, Status.BAD_PLAN]), verdicts
+
+
+@pytest.mark.parametrize("name", targets.READERS)
+def test_a_reader_takes_any_bytes_or_refuses_them_in_one_line(name, tmp_path):
+    taken: Counter[bool] = Counter()
+
+    @settings(max_examples=300, deadline=None, database=None, derandomize=True,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(targets.inputs(name))
+    def offer(data: bytes) -> None:
+        taken[targets.READERS[name].offer(data, tmp_path)] += 1
+
+    offer()
+    assert taken[True] >= 5
+    assert name == "frames" or taken[False] >= 50
+
+
+@pytest.mark.parametrize("name", targets.READERS)
+def test_a_reader_takes_its_seeds(name, tmp_path):
+    assert all(targets.READERS[name].offer(data, tmp_path) for data in targets.READERS[name].seeds())
+
+
+@given(st.integers(0, 1 << 32), st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_mutations_are_the_same_for_the_same_seed(seed, count):
+    assert targets.mutated_models(find_compiler(), count, seed) == targets.mutated_models(find_compiler(), count, seed)
+
+
+# --- what fuzzers have found -----------------------------------------------------------------------------------
+
+
+def test_attention_whose_keys_are_its_values_is_predicted_as_the_device_computes_it():
+    file = bytearray(small_file(5, embed_dim=16, heads=2, depth=1))
+    at, size = sections(file)["OPER"]
+    for record in np.frombuffer(file, OPERATOR, size // OPERATOR.itemsize, at):
+        if record["kind"] == OpKind.ATTENTION:
+            record["input"][2] = record["input"][1]
+    model = read_model(reseal(file))
+    image = np.random.default_rng(0).integers(0, 256, model.info.input_shape, dtype=np.uint8)
+    predicted = Predictor(model).run(image[None])[0]
+    assert (predicted == default_runtime().load(model.file).run(image)).all()
+
+
+# --- the command -----------------------------------------------------------------------------------------------
+
+
+def test_a_missing_fuzzer_is_named_with_the_packages_to_install(tmp_path):
+    done = subprocess.run(
+        [sys.executable, FUZZ, "--seconds", "1"], env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert re.fullmatch(r"fuzz: .*apt-get install clang libclang-rt-\d+-dev\n", done.stderr)
+
+
+def test_a_finding_in_a_reader_is_kept_and_fails_the_command(tmp_path):
+    sabotage = (
+        "import sys, runpy; from tvhil.evaluation import journal\n"
+        "def fail(path): raise KeyError('sabotage')\n"
+        "journal.read_journal = fail\n"
+        "import pathlib\n"
+        f"sys.argv = [{str(FUZZ)!r}, '--in-process', '--seconds', '1', 'journal']\n"
+        f"namespace = runpy.run_path({str(FUZZ)!r})\n"
+        f"namespace['main'].__globals__['FINDINGS'] = pathlib.Path({str(tmp_path)!r})\n"
+        "sys.exit(namespace['main']())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", sabotage], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "KeyError: 'sabotage'" in done.stdout
+    assert len(list(tmp_path.glob("journal-*"))) == 1
+
+
+def test_a_reader_is_fuzzed_for_as_long_as_told_and_its_coverage_is_measured(tmp_path):
+    done = subprocess.run(
+        [sys.executable, FUZZ, "--seconds", "1", "frames"], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("frames"))
+    assert int(row.split()[1].replace(",", "")) >= 200
+    assert float(re.search(r"([\d.]+) % of link/framing.py", row)[1]) > 60
