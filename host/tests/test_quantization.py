@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -274,3 +276,19 @@ def test_a_fresh_quantized_model_has_timms_names_beside_its_scales():
     plain = set(VisionTransformer(config).state_dict())
     assert plain < own
     assert all(name.endswith((".scale", ".profile")) for name in own - plain)
+
+
+def test_a_copy_of_a_quantized_model_is_wired_to_its_own_scales():
+    config = model_config("vit_digits", depth=1)
+    images = synthetic_images(config, 2, 0)
+    model = quantize_model(random_model(config, 0), images)
+    twin = copy.deepcopy(model)
+    x = normalize(images, config.preprocessing)
+    with torch.no_grad():
+        before = model(x)
+        assert torch.equal(twin(x), before)
+        for name, p in twin.named_parameters():
+            if name.endswith(".scale"):
+                p *= 3
+        assert torch.equal(model(x), before)
+        assert not torch.equal(twin(x), before)
