@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,11 +303,23 @@ def _read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
         raise CheckpointError(f"{file} is neither a safetensors nor a torch file: {error}") from None
 
 
+def _refuse_bomb(file: Path) -> None:
+    """Refuse a torch file that unpacks to more than it holds: torch itself stores its records as they are."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise CheckpointError(f"{file} is a compressed archive, not a torch file: unpack it first")
+
+
 def _read_torch(file: Path) -> State:
     try:
+        _refuse_bomb(file)
         # DeiT's training checkpoints keep their command line beside the weights: a plain bag of attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{file} is damaged or holds Python objects beside its tensors, which are never unpickled; "
@@ -323,6 +336,11 @@ def _read_torch(file: Path) -> State:
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{file} holds no tensors (its keys: {_shorten([str(k) for k in content])})")
+    # A view with strides of 0 claims any size and takes no room, until something copies it.
+    room = file.stat().st_size
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > room:
+            raise CheckpointError(f"{file}: {name} {_shape(tensor)} is larger than the file, or no plain tensor")
     return state
 
 
