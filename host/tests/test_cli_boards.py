@@ -268,7 +268,7 @@ def test_the_demo_takes_the_native_board_where_the_emulator_is_missing(
     compiler = ('compiler = "cc"\npackage = "gcc"', 'compiler = "no-such-gcc"\npackage = "gcc-xtensa-lx106"')
     monkeypatch.setattr(demo, "DEFAULT_BOARD", str(board_file("uncompiled", compiler=compiler)))
     monkeypatch.setattr(demo, "IMAGES", 5)
-    monkeypatch.setattr(run_eval_command, "open_model", lambda path: (read_model(model_file), model_file))
+    monkeypatch.setattr(run_eval_command, "open_model", lambda path, *trusted: (read_model(model_file), model_file))
     assert run("demo", "--json", tmp_path / "r.json") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["board"]["name"], report["logits"]["bit_exact"]) == ("native", 5)

@@ -127,6 +127,8 @@ class Board:
         counter: of latency.
         cost: the cost model; None as long as nobody has calibrated the board.
         firmware_of: another board, whose memory and firmware, to the byte, are this one's.
+        trusted_keys: files of public keys, relative to the board file. Where there are any, only model files that were
+            signed by one of them are put on this board (`packing.signing`).
     """
 
     name: str
@@ -139,6 +141,12 @@ class Board:
     counter: Counter
     cost: CostModel | None = field(default=None, compare=False)
     firmware_of: str = ""
+    trusted_keys: tuple[str, ...] = ()
+
+    @property
+    def trusted_key_files(self) -> tuple[Path, ...]:
+        """Where the keys lie."""
+        return tuple(self.path.parent / name for name in self.trusted_keys)
 
     @property
     def cycle_model(self) -> Path | None:

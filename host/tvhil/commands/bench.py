@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import EMBEDDED_MODEL, add_json, emit, notice, stdout
+from tvhil.commands.common import add_json, emit, notice, open_model, stdout
 from tvhil.errors import BoardError, ExitCode, InputError, MismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _measure(options: argparse.Namespace, board: Board) -> dict[str, Any]:
     from tvhil.profiling.benchmark import WIDTHS, bench_report, measure, measure_kernels, model_row
 
     images = options.images or (1 if board.kind == "emulator" else 5)
-    models = [_model(name) for name in options.model or ([] if options.kernels else _DEFAULT_MODELS)]
+    models = [_model(name, board) for name in options.model or ([] if options.kernels else _DEFAULT_MODELS)]
     _check_models(models, board)
     widths = WIDTHS if options.kernels or not options.model else ()
     facts: DeviceFacts | None = None
@@ -123,16 +123,14 @@ def _check_models(models: list[tuple[TvitModel, str]], board: Board) -> None:
         check_fit(model, board.limits, board.name)
 
 
-def _model(name: str) -> tuple[TvitModel, str]:
-    """A model by file, architecture or `digits`, and what to call its file."""
+def _model(name: str, board: Board) -> tuple[TvitModel, str]:
+    """A model by file (signed, where the board insists), architecture or `digits`, and what to call its file."""
     from tvhil.models import list_models, model_config
-    from tvhil.packing import read_model
     from tvhil.profiling.benchmark import untrained_model
 
-    if name == "digits":
-        return read_model(EMBEDDED_MODEL), str(EMBEDDED_MODEL)
-    if name.endswith(".tvit") or Path(name).is_file():
-        return read_model(Path(name)), name
+    if name == "digits" or name.endswith(".tvit") or Path(name).is_file():
+        model, file = open_model(None if name == "digits" else Path(name), board.trusted_key_files)
+        return model, str(file)
     try:
         config = model_config(name)
     except UsageError:

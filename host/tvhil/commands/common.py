@@ -139,9 +139,34 @@ def add_model(parser: argparse.ArgumentParser, *, positional: bool = False) -> N
         parser.add_argument("--model", metavar="FILE", type=Path, help=text)
 
 
-def open_model(path: Path | None) -> tuple[TvitModel, Path]:
-    """The model of `--model`, or the embedded one, and its file."""
+def open_model(path: Path | None, *trusted: Sequence[Path]) -> tuple[TvitModel, Path]:
+    """The model of `--model`, or the embedded one, and its file.
+
+    Args:
+        path: the file, or None.
+        trusted: sets of public key files; a key of each set that is not empty must have signed the file. That is
+            checked before anything else is read from it.
+
+    Raises:
+        InputError: no such file, or not signed.
+        ModelError: it is malformed.
+    """
     from tvhil.packing import read_model
+    from tvhil.packing.reader import read_model_file
 
     file = path or EMBEDDED_MODEL
-    return read_model(file), file
+    content = read_model_file(file)
+    for keys in trusted:
+        if keys:
+            from tvhil.packing.signing import require_signature
+
+            require_signature(file, content, keys)
+    return read_model(content), file
+
+
+def add_signature(parser: argparse.ArgumentParser) -> None:
+    """`--require-signature PUBKEY`."""
+    parser.add_argument(
+        "--require-signature", metavar="PUBKEY", type=Path, action="append", default=[],
+        help="refuse a model that this key, or another one given so, has not signed (see `tvhil sign`)",
+    )  # fmt: skip

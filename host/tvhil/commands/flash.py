@@ -7,13 +7,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tvhil.commands.common import add_json, add_model, building, emit, facts_table, open_model
+from tvhil.commands.common import add_json, add_model, add_signature, building, emit, facts_table, open_model
 from tvhil.errors import ExitCode
 
 EXAMPLES = """\
 examples:
   tvhil flash --board qemu-xtensa --model m.tvit
   tvhil flash --board qemu-xtensa --model m.tvit --dry-run     what would be written where
+  tvhil flash --board qemu-xtensa --model m.tvit --require-signature lab.pub
 """
 
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil flash`."""
     parser.add_argument("--board", required=True, help="name of a board (see `tvhil boards`)")
     add_model(parser)
+    add_signature(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, write nothing")
     add_json(parser)
 
@@ -31,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from tvhil.prediction.memory import check_fit
 
     board = load_board(options.board)
-    model, file = open_model(options.model)
+    model, file = open_model(options.model, options.require_signature, board.trusted_key_files)
     check_fit(model, board.limits, board.name)
     result: dict[str, Any] = {
         "board": board.name,

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvhil.commands.common import add_json, add_model, emit, notice, open_model, stderr
+from tvhil.commands.common import add_json, add_model, add_signature, emit, notice, open_model, stderr
 from tvhil.errors import ExitCode, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil profile`."""
     add_model(parser)
+    add_signature(parser)
     parser.add_argument("--board", default="lx7sim", help="a board with a cycle model (default: lx7sim)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the random image (default 0)")
     parser.add_argument("--functions", metavar="N", type=int, default=15, help="rows of functions (default 15)")
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{board.name} has no cycle model to profile with; lx7sim has")
     if min(options.functions, options.lines, options.loops) < 0:
         raise UsageError("--functions, --lines and --loops take numbers of rows")
-    model, file = open_model(options.model)
+    model, file = open_model(options.model, options.require_signature, board.trusted_key_files)
     with building() as progress:
         image = flash(board, model, progress=progress)
     sample = _image(model, options.seed)

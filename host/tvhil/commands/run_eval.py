@@ -22,6 +22,7 @@ from tvhil.commands.common import (
     EMBEDDED_MODEL,
     add_json,
     add_model,
+    add_signature,
     building,
     emit,
     notice,
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="name of a dataset")
     parser.add_argument("--board", help="name of a board (see `tvhil boards`)")
     add_model(parser)
+    add_signature(parser)
     parser.add_argument("--data", metavar="PATH", type=Path, help="where the dataset lies: a folder, zip or tar")
     parser.add_argument("--split", help="train, test or val (default: the one that accuracy is usually measured on)")
     parser.add_argument("--limit", metavar="N", type=int, help="run a class-balanced subset of N images")
@@ -111,7 +113,8 @@ def run(options: argparse.Namespace) -> int:
     _timeouts(options)
     slots = _slots(options)
     boards = {slot.board.name: slot.board for slot in slots}
-    model, file = open_model(options.model)
+    trusted = [options.require_signature, *(board.trusted_key_files for board in boards.values())]
+    model, file = open_model(options.model, *trusted)
     image_bytes = math.prod(model.info.input_shape)
     faults = FaultPlan.parse(options.faults, image_bytes) if options.faults is not None else None
     for board in boards.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ from tvhil.packing.format import (
     align,
 )
 from tvhil.packing.trits import Codec, decode_matrix, matrix_bytes
+
+_MOST_BYTES = 0xFFFFFFFF  # the header's file_bytes has 32 bits
 
 
 @dataclass(frozen=True)
@@ -561,12 +564,27 @@ def read_model(source: Path | str | bytes, check_plan: bool = True) -> TvitModel
         InputError: the file can't be read.
         ModelError: it is malformed.
     """
-    if isinstance(source, bytes):
-        return TvitModel(source, check_plan)
+    return TvitModel(source if isinstance(source, bytes) else read_model_file(source), check_plan)
+
+
+def read_model_file(source: Path | str) -> bytes:
+    """The bytes of a model file. Of a file that is none, or larger than any, only the start is read.
+
+    Raises:
+        InputError: the file can't be read.
+        ModelError: it is larger than the format allows.
+    """
     try:
-        return TvitModel(Path(source).read_bytes(), check_plan)
+        with Path(source).open("rb") as file:
+            head = file.read(HEADER.itemsize)
+            if head[:4] != MAGIC.to_bytes(4, "little"):
+                return head  # which is refused for that
+            size = os.fstat(file.fileno()).st_size
+            if size > _MOST_BYTES:
+                raise ModelError(Status.BAD_SIZE, "", None, f"{size} bytes are more than a model file can have")
+            return head + file.read()
     except OSError as error:
         raise InputError(f"cannot read the model {source}: {error.strerror}") from None
 
 
-__all__ = ["LinearWeights", "ModelInfo", "Operator", "Plan", "Tensor", "TvitModel", "read_model"]
+__all__ = ["LinearWeights", "ModelInfo", "Operator", "Plan", "Tensor", "TvitModel", "read_model", "read_model_file"]

@@ -209,16 +209,8 @@ def _parse(signature: bytes, name: str) -> dict[str, str]:
     return fields
 
 
-def write_signature(model: Path, key: Ed25519PrivateKey) -> Path:
-    """Sign a model file; the signature file, which is replaced where there was one.
-
-    Raises:
-        SignatureError: the model cannot be read.
-    """
-    try:
-        content = model.read_bytes()
-    except OSError as error:
-        raise SignatureError(f"cannot read the model {model}: {error.strerror}") from None
+def write_signature(model: Path, content: bytes, key: Ed25519PrivateKey) -> Path:
+    """Sign a model file's bytes; the signature file, which is replaced where there was one."""
     path = signature_path(model)
     part = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
