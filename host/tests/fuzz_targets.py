@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is fuzzed: the C targets of device/fuzz/, and the readers of the package. The tests replay corpora and a fixed set
-of mutations; tools/fuzz.py searches for as long as it is told."""
+"""What is fuzzed: the C targets of device/fuzz/, and the readers of the package. The tests replay corpora and a fixed
+set of mutations; tools/fuzz.py searches for as long as it is told."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import strategies as st
 from link_boards import environment
-from model_files import reseal, small_file
+from model_files import reseal, sections, small_file
 from PIL import Image
 
 from tvhil.errors import TvhilError
+from tvhil.packing.format import SECTION
 from tvhil.runtime import device_dir
 
 # --- C ---------------------------------------------------------------------------------------------------------
@@ -231,6 +232,25 @@ def _read_model(data: bytes, folder: Path) -> None:
         Predictor(model).run(np.zeros((1, *model.info.input_shape), np.uint8))
 
 
+def with_meta(meta: bytes) -> bytes:
+    """A model file whose META is these bytes."""
+    file = small_file(1, embed_dim=6, heads=1, depth=0, image_size=(8, 8))
+    at = sections(file)["META"][0]
+    out = bytearray(file[:at] + meta + bytes(-len(meta) % 16))
+    struct.pack_into("<I", out, 8, len(out))
+    np.frombuffer(out, SECTION, 7, 64)[6]["bytes"] = len(meta)
+    return reseal(out)
+
+
+def _meta_seeds() -> list[bytes]:
+    from tvhil.packing import read_model
+
+    size, _, channels = read_model(with_meta(b"{}")).info.input_shape
+    preprocessing = {"image_size": size, "mean": [0.5] * channels, "std": [0.5] * channels}
+    preprocessing |= {"mode": "RGB" if channels == 3 else "L", "crop_pct": 0.9, "interpolation": "bicubic"}
+    return [b"{}", json.dumps({"classes": ["cat", "dog"], "preprocessing": preprocessing, "name": "m"}).encode()]
+
+
 def _frame_seeds() -> list[bytes]:
     from tvhil.link import framing, messages
 
@@ -408,6 +428,7 @@ READERS: dict[str, Reader] = {
                                                  mlp_dim=5, classes=2, depth=depth) for depth in (0, 1)],
         _read_model, _repair_model,
     ),
+    "model_meta": Reader("packing/reader.py", _meta_seeds, lambda data, folder: _read_model(with_meta(data), folder)),
     "frames": Reader("link/framing.py", _frame_seeds, _read_frames, _repair_frames),
     "checkpoints": Reader("models/checkpoints.py", _checkpoint_seeds, _read_checkpoint),
     "archives": Reader("datasets/archives.py", _archive_seeds, _read_archive, _repair_tar),

@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -147,6 +148,35 @@ def test_attention_whose_keys_are_its_values_is_predicted_as_the_device_computes
     image = np.random.default_rng(0).integers(0, 256, model.info.input_shape, dtype=np.uint8)
     predicted = Predictor(model).run(image[None])[0]
     assert (predicted == default_runtime().load(model.file).run(image)).all()
+
+
+_DEEP = b"[" * 100_000
+_LONG = b"1" * 5000  # more digits than Python converts
+
+
+@pytest.mark.parametrize("value", [_DEEP, _LONG], ids=["nested", "long"])
+def test_json_and_toml_that_python_gives_up_on_are_refused_in_one_line(value, tmp_path):
+    from safetensors.torch import save
+    from torch import zeros
+
+    from tvhil.errors import InputError
+    from tvhil.models.checkpoints import CONFIG_KEY
+    from tvhil.profiling.benchmark import read_bench
+    from tvhil.quantization.config import QuantizationConfig
+
+    row = b'{"schema":"tvhil.journal/1","x":' + value
+    for name, data in (
+        ("read_model", targets.with_meta(b'{"classes": ' + value)),
+        ("journal", b'%s,"crc":"%08x"}\n' % (row, zlib.crc32(row))),
+        ("board_files", b"name = " + value),
+        ("checkpoints", save({"a": zeros(1)}, {CONFIG_KEY: '{"depth": ' + value.decode() + "}"})),
+    ):
+        assert not targets.READERS[name].offer(data, tmp_path), name
+    (tmp_path / "bench.json").write_bytes(b'{"schema": ' + value + b"}")
+    with pytest.raises(InputError, match="not JSON"):
+        read_bench(tmp_path / "bench.json")
+    with pytest.raises(InputError, match="not JSON"):
+        QuantizationConfig.from_json('{"bits": ' + value.decode() + "}")
 
 
 # --- the command -----------------------------------------------------------------------------------------------

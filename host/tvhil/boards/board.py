@@ -238,7 +238,7 @@ def load_board(name: str | Path) -> Board:
         content = tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"there is no board file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, of a number, of the encoding, of nesting
         raise BoardFileError(f"{path}: {error}") from None
     return _board(path, content)
 

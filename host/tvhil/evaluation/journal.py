@@ -50,7 +50,7 @@ def decode_row(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         row = json.loads(body + b"}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

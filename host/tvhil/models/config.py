@@ -182,7 +182,7 @@ class ViTConfig:
         """Read what `to_json` wrote. Raises `InputError` on anything else."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"model configuration is not JSON: {error}") from None
         pre = values.pop("preprocessing", None) if isinstance(values, dict) else None
         pre = _from_mapping(Preprocessing, pre)

@@ -159,7 +159,7 @@ class TvitModel:
             self.meta: dict[str, Any] = json.loads(bytes(self.sections["META"][0]).decode())
             if not isinstance(self.meta, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(Status.BAD_SECTION, "META", None, f"not JSON: {error}") from None
 
     # -- what people ask for ------------------------------------------------------------------------------

@@ -331,7 +331,7 @@ def read_bench(path: Path) -> Json:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(f"{path}: no result of `tvhil bench` (schema {SCHEMA})")

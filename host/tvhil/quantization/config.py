@@ -55,7 +55,7 @@ class QuantizationConfig:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"quantization options are not JSON: {error}") from None
         if not isinstance(values, dict):
             raise InputError("quantization options must be a JSON object")
