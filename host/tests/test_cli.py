@@ -109,6 +109,23 @@ def test_the_reader_of_the_output_may_go_away(model_file):
     assert done.stderr == ""
 
 
+def test_what_was_asked_for_is_written_when_the_reader_of_the_output_is_gone(model_file, tmp_path):
+    out = tmp_path / "m.json"
+    command = f"{sys.executable} -m tvhil.cli inspect {model_file} --operators --tensors --json {out} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(out.read_text())["model"]["bytes"] == model_file.stat().st_size
+
+
+def test_a_folder_as_the_output_is_refused_before_the_work(model_file, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("inspect", model_file, "--json", tmp_path)
+    assert stopped.value.code == ExitCode.USAGE
+    assert "is a folder, name a file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("pack", "--untrained", "--arch", "vit_digits", "-o", tmp_path)
+
+
 def test_models_lists_what_matches(capsys):
     assert run("models", "deit_tiny*", "--json", "-") == 0
     found = json.loads(capsys.readouterr().out)["models"]

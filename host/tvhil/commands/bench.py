@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import add_json, emit, notice, open_model, stdout
+from tvhil.commands.common import add_json, emit, notice, open_model, print_tables, write_json
 from tvhil.errors import BoardError, ExitCode, InputError, MismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -72,15 +72,13 @@ def run(options: argparse.Namespace) -> int:
     report = _measure(options, board)
     emit(options, report, _tables(report))
     if earlier is not None and str(options.json) != "-":
-        for made in _comparison(earlier, report):
-            stdout().print(made)
+        print_tables(*_comparison(earlier, report))
     return ExitCode.OK
 
 
 def _measure(options: argparse.Namespace, board: Board) -> dict[str, Any]:
     """Measure what was asked for. What is measured already is written when something stops it."""
     from tvhil.evaluation.prepare import model_facts
-    from tvhil.evaluation.report import write_report
     from tvhil.evaluation.session import open_device
     from tvhil.profiling.benchmark import WIDTHS, bench_report, measure, measure_kernels, model_row
 
@@ -110,7 +108,7 @@ def _measure(options: argparse.Namespace, board: Board) -> dict[str, Any]:
             rows.append(model_row(measured, model_facts(model, file), board.cost))
     except (KeyboardInterrupt, BoardError, MismatchError):
         if options.json is not None and str(options.json) != "-" and (kernels or rows):
-            write_report(bench_report(board, facts, kernels, rows, complete=False), options.json)
+            write_json(bench_report(board, facts, kernels, rows, complete=False), options.json)
             notice(f"what was measured before is in {options.json}")
         raise
     return bench_report(board, facts, kernels, rows, complete=True)

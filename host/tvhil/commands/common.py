@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvhil.errors import InputError, UsageError
+from tvhil.files import output_file, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,23 +27,42 @@ _WIDTH_OF_FILES = 140  # columns where stdout is no terminal
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json FILE`."""
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the result as JSON ('-': to stdout)")
+    parser.add_argument("--json", metavar="FILE", type=output_file, help="write the result as JSON ('-': to stdout)")
 
 
 def emit(options: argparse.Namespace, result: Mapping[str, Any], tables: Iterable[RenderableType]) -> None:
     """Print tables for people, unless JSON goes to stdout, and write the JSON that was asked for."""
-    to_stdout = options.json is not None and str(options.json) == "-"
-    if to_stdout:
-        json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
-        print()
+    if options.json is not None and str(options.json) == "-":
+        with _unless_nobody_reads():
+            json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
+            print()
         return
-    console = stdout()
-    for table in tables:
-        console.print(table)
+    print_tables(*tables)
     if options.json is not None:
-        from tvhil.evaluation.report import write_report
+        write_json(result, options.json)
 
-        write_report(result, options.json)
+
+def write_json(result: Mapping[str, Any], path: Path) -> None:
+    """Write a result as JSON, whole or not at all."""
+    write_whole(path, (json.dumps(result, ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def print_tables(*tables: RenderableType) -> None:
+    """Print tables on stdout."""
+    with _unless_nobody_reads():
+        console = stdout()
+        for table in tables:
+            console.print(table)
+
+
+@contextmanager
+def _unless_nobody_reads() -> Iterator[None]:
+    """A reader who has seen enough (`| head`) ends the printing, not the command, nor what its exit code tells."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # the second is what rich makes of the first
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stdout() -> Console:
@@ -63,9 +84,11 @@ def building() -> Iterator[Callable[[int, int, str], None]]:
     """Progress of a build: a bar on a terminal, which appears with the first compiled file."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
+    console = stderr()
     with Progress(
-        "building", BarColumn(), MofNCompleteColumn(), "{task.description}", console=stderr(), transient=True
-    ) as bar:
+        "building", BarColumn(), MofNCompleteColumn(), "{task.description}", console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
         task = bar.add_task("", total=None, visible=False)
         yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name, visible=True)
 

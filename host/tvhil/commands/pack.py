@@ -21,6 +21,7 @@ from tvhil.commands.checkpoint_options import (
 )
 from tvhil.commands.common import add_json, emit, facts_table, stderr
 from tvhil.errors import ExitCode, UsageError
+from tvhil.files import output_file, write_whole
 
 if TYPE_CHECKING:
     from tvhil.packing.integer_vit import IntegerViT
@@ -38,7 +39,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil pack`."""
     parser.add_argument("checkpoint", nargs="?", type=Path, help="safetensors or torch file; never unpickled")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help=".tvit file to write")
+    parser.add_argument("-o", "--output", metavar="FILE", type=output_file, required=True, help=".tvit file to write")
     parser.add_argument(
         "--codec", choices=("base3", "2bit"), default="base3", help="how trits are stored (default: base3)"
     )
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     with stderr().status("packing"):
         file = pack_vit(vit, Codec.from_name(options.codec))
         model = read_model(file)
-    _write(options.output, file)
+    write_whole(options.output, file)
     result: dict[str, Any] = {
         "output": str(options.output),
         "name": model.name,
@@ -158,13 +159,3 @@ def _from_checkpoint(options: argparse.Namespace) -> IntegerViT:
     images, names = calibration_images(options, model.config)
     quantized = quantize_model(model, images, quantization_config(options))
     return to_integer(quantized, name=options.name, class_names=names or None, recipe=recipe)
-
-
-def _write(path: Path, file: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
