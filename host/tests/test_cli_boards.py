@@ -217,6 +217,15 @@ def test_without_paths_the_newest_matching_journal_in_runs_is_resumed(model_file
     assert run(*arguments, "--seed", 1, "--resume") == ExitCode.USAGE
 
 
+def test_evaluations_that_start_in_the_same_second_do_not_meet(model_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
+    for _ in range(3):
+        assert run("run-eval", "digits", "--board", "native", "--model", model_file, "--limit", 1) == ExitCode.OK
+    journals = [path.parent.name for path in sorted((tmp_path / "runs").glob("*/journal.jsonl"))]
+    assert journals == ["20260101-000000", "20260101-000000-02", "20260101-000000-03"]
+
+
 def test_a_journal_of_another_model_is_refused(model_file, tmp_path, capsys):
     other = tmp_path / "other.tvit"
     other.write_bytes(pack_vit(random_vit(22, patch_size=2, depth=1)))

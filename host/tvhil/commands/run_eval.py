@@ -300,7 +300,7 @@ def _journal_path(options: argparse.Namespace, header: dict[str, Any]) -> Path:
     if options.json is not None and str(options.json) != "-":
         return Path(options.json).with_suffix(".journal.jsonl")
     if not options.resume:
-        return Path("runs") / time.strftime("%Y%m%d-%H%M%S") / "journal.jsonl"
+        return _new_run() / "journal.jsonl"
     from tvhil.evaluation.journal import JournalError, read_journal
 
     for path in sorted(Path("runs").glob("*/journal.jsonl"), reverse=True):
@@ -311,6 +311,18 @@ def _journal_path(options: argparse.Namespace, header: dict[str, Any]) -> Path:
         if all(found.get(key) == value for key, value in header.items()):
             return path
     raise UsageError("runs/ holds no journal of this evaluation to resume: name it with --journal FILE")
+
+
+def _new_run() -> Path:
+    """A folder of its own in runs/, also for evaluations that start in the same second; later ones sort behind."""
+    started = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    for folder in (started, *(started.with_name(f"{started.name}-{n:02}") for n in range(2, 100))):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise UsageError(f"{started} and 98 more are taken: name a journal with --journal FILE")
 
 
 def _open_journal(path: Path, header: dict[str, Any], options: argparse.Namespace) -> Journal:
