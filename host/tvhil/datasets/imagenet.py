@@ -93,7 +93,9 @@ def _check_unique(path: Path, samples: list[Sample]) -> None:
     seen: set[str] = set()
     for sample in samples:
         if sample.key in seen:
-            raise DatasetError(f"{path} holds {sample.key} in two folders")
+            raise DatasetError(
+                f"{path} holds {sample.key} in two folders, names in ImageNet are unique (dataset 'folder' takes any)"
+            )
         seen.add(sample.key)
 
 
