@@ -98,6 +98,7 @@ def test_files_that_are_no_programs_for_it_are_refused_with_what_is_wrong(tmp_pa
     outside[64:68] = struct.pack("<I", 0x20000000)
     assert "outside the RAM" in refusal(path, outside)
     assert run_program(tmp_path / "absent.elf").stderr.decode().count("\n") == 1
+    assert run_program(tmp_path).stderr.decode() == f"lx7sim: {tmp_path}: Is a directory\n"
 
 
 def test_wrong_options_are_told_with_exit_code_two() -> None:

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { MACHINE_XTENSA = 94 };
 
@@ -14,7 +15,11 @@ static uint8_t *read_file(lx7_sim_t *sim, const char *path, size_t *size) {
     FILE *file = fopen(path, "rb");
     uint8_t *data = NULL;
     long n = -1;
-    if (file && !fseek(file, 0, SEEK_END)) n = ftell(file);
+    struct stat facts;
+    if (file && !fstat(fileno(file), &facts) && S_ISDIR(facts.st_mode))
+        errno = EISDIR; // opens, and is LONG_MAX bytes long
+    else if (file && !fseek(file, 0, SEEK_END))
+        n = ftell(file);
     if (n >= 0 && !fseek(file, 0, SEEK_SET)) data = malloc((size_t)n + 1);
     if (!data || fread(data, 1, (size_t)n, file) != (size_t)n) {
         set_error(sim, "%s: %s", path, errno ? strerror(errno) : "cannot be read");
