@@ -29,7 +29,7 @@ from lx7sim_programs import (
     run_qemu,
     words,
 )
-from test_lx7sim_timing import pie
+from test_lx7sim_timing import BY_NAME, pie, pie_tables
 
 from tvhil.lx7sim import SOURCE, Simulator, SimulatorError, Stop, program
 
@@ -516,6 +516,47 @@ def test_code_that_is_overwritten_is_decoded_again(tmp_path: Path) -> None:
     with Simulator() as simulator:
         simulator.load(elf)
         assert words(simulator.run_to_exit().decode())[: len(notes)] == [1, 7]
+
+
+def test_counters_stay_with_the_instructions_that_were_executed_before_code_was_overwritten(tmp_path: Path) -> None:
+    """A multiply-accumulate runs 5 times, then a load in its place 3 times."""
+    mac = pie_tables.encode(BY_NAME["ee.vmulas.s8.accx"], {"qx": 0, "qy": 1})
+
+    def body(p: Program) -> None:
+        p.li(2, "patched")
+        p.li(3, p.base + SCRATCH)
+        p.li(6, int.from_bytes(bytes.fromhex("42 23 00 f0"), "little"))  # l32i a4, a3, 0; the no-operation stays
+        for turns in (5, 3):
+            p("movi", 5, turns)
+            again = p.label()
+            p("call0", "patched")
+            p("addi", 5, 5, -1)
+            p("bnez", 5, again)
+            p("s32i", 6, 2, 0)
+            p("isync")
+        after = p.new_label()
+        p("j", after)
+        p.align(4)
+        p.label("patched")
+        p.raw(mac)
+        p("nop")
+        p("ret")
+        p.label(after)
+
+    elf, _ = build(tmp_path, body)
+    with Simulator(pie=True) as simulator:
+        simulator.load(elf)
+        simulator.run_to_exit()
+        rows, totals = simulator.pcs(), simulator.totals()
+        row = rows[rows["mac"] > 0]
+        assert row["count"].tolist() == [8]
+        assert row["mac"].tolist() == [5 * 16]
+        assert row["access"].tolist() == [[3, 0, 0, 0]]
+        assert row["bytes"].tolist() == [[12, 0, 0, 0]]
+        assert totals.mac == 5 * 16
+        assert int(rows["count"].sum() + rows["stall"].sum()) == totals.cycles
+        simulator.clear_counters()
+        assert len(simulator.pcs()) == 0
 
 
 # --- flash, UART, boot -----------------------------------------------------------------------------------------------

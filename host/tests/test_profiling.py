@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_files import drawn_options, small_file
 from profiled_programs import COMPILER, build, finished
+from test_lx7sim_timing import pie_tables
 
 from tvhil.errors import InputError
 from tvhil.lx7sim import PC_ROW, STALLS, Simulator, Stop
@@ -104,6 +105,34 @@ def test_loops_are_found_with_their_iterations_entries_and_depth(tmp_path):
     assert inner.total.cycles == 35 * 2 + 30 * taken + inner.total.stalls.get("fetch", 0)
     zero_overhead = next(loop for loop in loops if loop.zero_overhead)
     assert zero_overhead.cycles_per_iteration == 2
+
+
+def test_multiply_accumulates_of_vector_instructions_are_booked_to_function_line_and_loop(tmp_path):
+    encode, opcodes = pie_tables.encode, {opcode.mnemonic: opcode for opcode in pie_tables.read_opcodes()}
+    byte = encode(opcodes["ee.vmulas.s8.accx"], {"qx": 0, "qy": 1})
+    word = encode(opcodes["ee.vmulas.s16.accx"], {"qx": 0, "qy": 1})
+    # Bytes have no line of their own: they belong to that of the instruction before them.
+    source = f"""
+    function main
+    movi a4, 9
+    loop_raw 4, {3 + len(byte) + 3 + len(word)}
+    _addi a5, a5, 1 // s8
+    .byte {", ".join(map(str, byte))}
+    _addi a5, a5, 1 // s16
+    .byte {", ".join(map(str, word))}
+    _addi a5, a5, 1 // once
+    .byte {", ".join(map(str, byte))}
+    ret
+    done main
+"""
+    simulator, program = finished(build(tmp_path, source), pie=True)
+    rows = simulator.pcs()
+    assert dict(by_function(rows, program))["main"].pie_macs == 9 * (16 + 8) + 16 == simulator.totals().mac
+    lines = {line.text.split("// ")[-1]: cost.pie_macs for (_, line), cost in by_line(rows, program) if line}
+    assert (lines["s8"], lines["s16"], lines["once"]) == (9 * 16, 9 * 8, 16)
+    (loop,) = [loop for loop in find_loops(rows, program, simulator.disassemble) if loop.zero_overhead]
+    assert loop.cost.pie_macs == 9 * 24
+    assert loop.cost.as_json()["pie_mac_per_cycle"] == 9 * 24 / loop.cost.cycles == 24 / 4
 
 
 def test_a_loop_that_is_entered_in_its_middle_is_one_loop(tmp_path):

@@ -76,6 +76,7 @@ PC_ROW = np.dtype(
         ("bytes", "<u8", len(REGIONS)),
         ("icache_miss", "<u8"),
         ("dcache_miss", "<u8"),
+        ("mac", "<u8"),
     ]
 )
 

@@ -36,9 +36,15 @@ static void free_code(cpu_t *cpu) {
         free(page);
         cpu->pages[i] = NULL;
     }
+    while (cpu->unused_pie) {
+        pie_op_t *op = cpu->unused_pie;
+        cpu->unused_pie = op->next;
+        free(op);
+    }
+    extra_clear(cpu);
     free(cpu->extra);
     cpu->extra = NULL;
-    cpu->n_extra = cpu->max_extra = 0;
+    cpu->max_extra = 0;
 }
 
 lx7_sim_t *lx7_new(void) {
@@ -166,6 +172,7 @@ static void reset_cpu(cpu_t *cpu) {
     cpu->extra = old.extra;
     cpu->n_extra = old.n_extra;
     cpu->max_extra = old.max_extra;
+    cpu->unused_pie = old.unused_pie;
     cpu->index = old.index;
     cpu->cyc = old.cyc;
     cpu->cyc_base = old.cyc_base;

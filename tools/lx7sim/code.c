@@ -283,8 +283,12 @@ static bool decode_pie(cpu_t *cpu, const uint8_t *bytes, insn_t *insn) {
         insn->opid = OP_ILL;
         return true;
     }
-    pie_op_t *op = calloc(1, sizeof *op);
-    if (!op) return false;
+    pie_op_t *op = cpu->unused_pie;
+    if (op)
+        cpu->unused_pie = op->next;
+    else if (!(op = malloc(sizeof *op)))
+        abort();
+    memset(op, 0, sizeof *op);
     const pie_opcode_info_t *info = pie_opcode_info(decoded.opcode);
     pie_usage_t usage;
     pie_usage(&decoded, &usage);
@@ -407,7 +411,13 @@ void code_drop(lx7_sim_t *sim, uint32_t address, uint32_t size) {
             insn_t *insn = &page->insn[pc & (PAGE_BYTES - 1)];
             if (insn->flags & INSN_UNDECODED) continue;
             uint32_t length = (uint32_t)insn->next / INSN_STRIDE;
-            if ((int32_t)(pc + length - address) > 0) init_entry(sim, insn, pc);
+            if ((int32_t)(pc + length - address) <= 0) continue;
+            retire_counters(cpu, insn);
+            if (insn->opid == OP_PIE) { /* may be the one that just stored: its memory stays until the next is decoded */
+                insn->pie->next = cpu->unused_pie;
+                cpu->unused_pie = insn->pie;
+            }
+            init_entry(sim, insn, pc);
         }
     }
 }

@@ -120,10 +120,12 @@ typedef struct extra {
     uint64_t stall[LX7_STALL_COUNT];
     uint64_t access[LX7_REGION_CLASSES]; /* SRAM stays 0: it is what the others leave of count */
     uint64_t icache_miss, dcache_miss;
+    lx7_pc_t *past; /* of instructions that were overwritten, or NULL */
 } extra_t;
 
 /* One decoded PIE instruction with its timing; from a pool. */
 typedef struct pie_op {
+    struct pie_op *next; /* in the list of unused ones */
     pie_insn_t insn;
     pie_execute_fn execute;
     uint8_t n_use, n_def;
@@ -228,6 +230,7 @@ typedef struct cpu {
 
     extra_t *extra;
     uint32_t n_extra, max_extra;
+    pie_op_t *unused_pie; /* of overwritten instructions */
     uint64_t exceptions, interrupts, overflows, underflows;
     uint64_t idle_polls;
 } cpu_t;
@@ -331,6 +334,8 @@ void exec(cpu_t *cpu, const void *const **labels);
 /* ---- timing.c ------------------------------------------------------------------------------------------ */
 
 extra_t *insn_extra(cpu_t *cpu, insn_t *ip);
+/* Forgets the rarely used counters of all instructions; their insn_t.extra must be cleared, too. */
+void extra_clear(cpu_t *cpu);
 /* Books n stall cycles; does not move cpu->cyc. */
 void book_stall(cpu_t *cpu, insn_t *ip, uint64_t n, lx7_stall_t cause);
 
@@ -374,6 +379,11 @@ const char *special_register_name(unsigned number);
 #include "ops.def"
 #undef I
 #undef C
+
+/* ---- inspect.c ----------------------------------------------------------------------------------------- */
+
+/* The counters of ip are those of another instruction from now on; keeps the present ones as its past. */
+void retire_counters(cpu_t *cpu, insn_t *ip);
 
 /* ---- devices: uart.c, mx.c ------------------------------------------------------------------------------ */
 

@@ -124,6 +124,20 @@ int lx7_disassemble(lx7_sim_t *sim, uint32_t address, char *text, size_t size) {
 
 /* ---- counters -------------------------------------------------------------------------------------------- */
 
+static void add_row(lx7_pc_t *row, const lx7_pc_t *past) {
+    row->count += past->count;
+    row->taken += past->taken;
+    for (int i = 0; i < LX7_STALL_COUNT; i++)
+        row->stall[i] += past->stall[i];
+    for (int i = 0; i < LX7_REGION_CLASSES; i++) {
+        row->access[i] += past->access[i];
+        row->bytes[i] += past->bytes[i];
+    }
+    row->icache_miss += past->icache_miss;
+    row->dcache_miss += past->dcache_miss;
+    row->mac += past->mac;
+}
+
 /* Stalls that follow from other counters are not booked one by one in the hot paths. */
 static void fill_row(const cpu_t *cpu, const insn_t *insn, lx7_pc_t *row) {
     memset(row, 0, sizeof *row);
@@ -145,6 +159,21 @@ static void fill_row(const cpu_t *cpu, const insn_t *insn, lx7_pc_t *row) {
     if (accesses > elsewhere) row->access[LX7_REGION_SRAM] += accesses - elsewhere;
     for (int i = 0; i < LX7_REGION_CLASSES; i++)
         row->bytes[i] = row->access[i] * width;
+    if (insn->opid == OP_PIE) row->mac = insn->count * insn->pie->macs;
+    if (insn->extra && cpu->extra[insn->extra - 1].past) add_row(row, cpu->extra[insn->extra - 1].past);
+}
+
+void retire_counters(cpu_t *cpu, insn_t *ip) {
+    if (!ip->count && !ip->extra) return;
+    lx7_pc_t row;
+    fill_row(cpu, ip, &row);
+    extra_t *extra = insn_extra(cpu, ip);
+    lx7_pc_t *past = extra->past ? extra->past : malloc(sizeof *past);
+    if (!past) abort();
+    *past = row;
+    memset(extra, 0, sizeof *extra);
+    extra->past = past;
+    ip->count = ip->taken = 0;
 }
 
 static bool counted(const insn_t *insn) {
@@ -185,7 +214,7 @@ void lx7_get_totals(const lx7_sim_t *sim, int core, lx7_totals_t *totals) {
                 totals->access[j] += row.access[j];
                 totals->bytes[j] += row.bytes[j];
             }
-            if (insn->opid == OP_PIE) totals->mac += insn->count * insn->pie->macs;
+            totals->mac += row.mac;
         }
     }
     totals->icache_access = sim->icache.access;
@@ -208,7 +237,7 @@ void lx7_clear_counters(lx7_sim_t *sim) {
             for (int k = 0; page && k < PAGE_BYTES; k++)
                 page->insn[k].count = page->insn[k].taken = page->insn[k].extra = 0;
         }
-        cpu->n_extra = 0;
+        extra_clear(cpu);
         cpu->cyc_base = cpu->cyc;
         cpu->exceptions = cpu->interrupts = cpu->overflows = cpu->underflows = cpu->idle_polls = 0;
     }

@@ -67,7 +67,8 @@ typedef enum lx7_region_class {
     LX7_REGION_CLASSES
 } lx7_region_class_t;
 
-/* What one instruction address has seen on one core. cycles = count + the sum of stall[]. */
+/* What one instruction address has seen on one core, whatever instructions were stored there in the meantime.
+ * cycles = count + the sum of stall[]. */
 typedef struct lx7_pc {
     uint32_t pc;
     uint32_t length;                     /* bytes of the instruction */
@@ -77,6 +78,7 @@ typedef struct lx7_pc {
     uint64_t access[LX7_REGION_CLASSES]; /* loads and stores, by class of the address */
     uint64_t bytes[LX7_REGION_CLASSES];  /* bytes they moved between core and memory or cache */
     uint64_t icache_miss, dcache_miss;   /* lines filled for this instruction */
+    uint64_t mac;                        /* int8/int16 multiply-accumulates of a PIE instruction */
 } lx7_pc_t;
 
 /* Totals of one core. */

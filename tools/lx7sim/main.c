@@ -346,8 +346,8 @@ static void json_core(FILE *file, const lx7_sim_t *sim, int core, bool pcs) {
             fprintf(file, "%s\n      {\"pc\": %u, \"length\": %u, \"count\": %" PRIu64 ", \"taken\": %" PRIu64 ", ",
                     i ? "," : "", rows[i].pc, rows[i].length, rows[i].count, rows[i].taken);
             json_arrays(file, rows[i].stall, rows[i].access, rows[i].bytes);
-            fprintf(file, ", \"icache_miss\": %" PRIu64 ", \"dcache_miss\": %" PRIu64 "}", rows[i].icache_miss,
-                    rows[i].dcache_miss);
+            fprintf(file, ", \"icache_miss\": %" PRIu64 ", \"dcache_miss\": %" PRIu64 ", \"mac\": %" PRIu64 "}",
+                    rows[i].icache_miss, rows[i].dcache_miss, rows[i].mac);
         }
         fprintf(file, "\n     ]");
         free(rows);

@@ -20,6 +20,12 @@ extra_t *insn_extra(cpu_t *cpu, insn_t *ip) {
     return &cpu->extra[ip->extra - 1];
 }
 
+void extra_clear(cpu_t *cpu) {
+    for (uint32_t i = 0; i < cpu->n_extra; i++)
+        free(cpu->extra[i].past);
+    cpu->n_extra = 0;
+}
+
 void book_stall(cpu_t *cpu, insn_t *ip, uint64_t n, lx7_stall_t cause) {
     insn_extra(cpu, ip)->stall[cause] += n;
 }

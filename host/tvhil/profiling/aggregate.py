@@ -27,6 +27,7 @@ class Cost:
         stalls: cycles lost, by cause.
         accesses, bytes: loads and stores, and what they moved, by class of the memory.
         icache_misses, dcache_misses: lines filled.
+        pie_macs: multiply-accumulates of vector instructions, as executed.
     """
 
     instructions: int = 0
@@ -36,6 +37,7 @@ class Cost:
     bytes: dict[str, int] = field(default_factory=dict)
     icache_misses: int = 0
     dcache_misses: int = 0
+    pie_macs: int = 0
 
     @property
     def stalled(self) -> int:
@@ -52,6 +54,8 @@ class Cost:
             "bytes": self.bytes,
             "icache_misses": self.icache_misses,
             "dcache_misses": self.dcache_misses,
+            "pie_macs": self.pie_macs,
+            "pie_mac_per_cycle": mac_rate(self.pie_macs, self.cycles),
         }
 
 
@@ -67,6 +71,7 @@ def cost_of(rows: Rows) -> Cost:
         _named(REGIONS, moved),
         int(rows["icache_miss"].sum()),
         int(rows["dcache_miss"].sum()),
+        int(rows["mac"].sum()),
     )
 
 

@@ -30,7 +30,6 @@ def profile_json(recording: Recording, program: Program, model: TvitModel) -> di
         "totals": {
             **cost_of(recording.rows).as_json(),
             "macs": model.info.macs,
-            "pie_macs": totals.mac,
             "mac_per_cycle": mac_rate(model.info.macs, recording.latency),
             "icache": {"accesses": totals.icache_access, "misses": totals.icache_miss},
             "dcache": {
@@ -94,26 +93,27 @@ def tables(
 
     profile = result["profile"]
     cycles = profile["totals"]["cycles"]
+    pie = ("MAC/cycle",) if profile["totals"]["pie_macs"] else ()
     yield _totals_table(result)
     if functions:
         yield table(
             "Functions, their own cycles",
-            ("cycles", "share", "instructions", "CPI", "waits for", "function"),
-            [_cost_row(row, cycles, row["name"]) for row in profile["functions"][:functions]],
+            ("cycles", "share", "instructions", "CPI", *pie, "waits for", "function"),
+            [_cost_row(row, cycles, row["name"], bool(pie)) for row in profile["functions"][:functions]],
             ("waits for", "function"),
         )
     if lines:
         yield table(
             "Source lines",
-            ("cycles", "share", "instructions", "CPI", "waits for", "line"),
-            [_cost_row(row, cycles, _line_text(row)) for row in profile["lines"][:lines]],
+            ("cycles", "share", "instructions", "CPI", *pie, "waits for", "line"),
+            [_cost_row(row, cycles, _line_text(row), bool(pie)) for row in profile["lines"][:lines]],
             ("waits for", "line"),
         )
     if loops:
         yield table(
             "Loops, without the loops inside them",
-            ("cycles", "share", "iterations", "entries", "cycles each", "loop"),
-            [_loop_row(row, cycles) for row in profile["loops"][:loops]],
+            ("cycles", "share", "iterations", "entries", "cycles each", *pie, "loop"),
+            [_loop_row(row, cycles, bool(pie)) for row in profile["loops"][:loops]],
             ("loop",),
         )
     for schedule in recording.schedules[:loops]:
@@ -166,10 +166,15 @@ def _each(row: Mapping[str, Any]) -> float:
     return share(row["cycles"], row["instructions"])
 
 
-def _cost_row(row: Mapping[str, Any], cycles: int, name: str) -> list[str]:
+def _pie_rate(row: Mapping[str, Any], pie: bool) -> list[str]:
+    rate = row["pie_mac_per_cycle"]
+    return [f"{rate:.2f}" if rate else ""] if pie else []
+
+
+def _cost_row(row: Mapping[str, Any], cycles: int, name: str, pie: bool) -> list[str]:
     stalls = ", ".join(f"{cause} {share(n, row['cycles']):.0%}" for cause, n in list(row["stalls"].items())[:3])
     numbers = [f"{row['cycles']:,}", f"{share(row['cycles'], cycles):.1%}", f"{row['instructions']:,}"]
-    return [*numbers, f"{_each(row):.2f}", stalls, name]
+    return [*numbers, f"{_each(row):.2f}", *_pie_rate(row, pie), stalls, name]
 
 
 def _line_text(row: Mapping[str, Any]) -> str:
@@ -179,14 +184,15 @@ def _line_text(row: Mapping[str, Any]) -> str:
     return f"{Path(row['file']).name}:{row['line']}  {line.text}"
 
 
-def _loop_row(row: Mapping[str, Any], cycles: int) -> list[str]:
+def _loop_row(row: Mapping[str, Any], cycles: int, pie: bool) -> list[str]:
     place = f"{row['function']} {row['header']:08x}"
     if row["file"]:
         place += f" {Path(row['file']).name}:{row['line']}"
     kind = ", zero-overhead" if row["zero_overhead"] else ""
     return [
         f"{row['own']['cycles']:,}", f"{share(row['own']['cycles'], cycles):.1%}", f"{row['iterations']:,}",
-        f"{row['entries']:,}", f"{row['cycles_per_iteration']:.2f}", f"{'  ' * (row['depth'] - 1)}{place}{kind}",
+        f"{row['entries']:,}", f"{row['cycles_per_iteration']:.2f}", *_pie_rate(row["own"], pie),
+        f"{'  ' * (row['depth'] - 1)}{place}{kind}",
     ]  # fmt: skip
 
 
