@@ -413,7 +413,8 @@ void code_drop(lx7_sim_t *sim, uint32_t address, uint32_t size) {
             uint32_t length = (uint32_t)insn->next / INSN_STRIDE;
             if ((int32_t)(pc + length - address) <= 0) continue;
             retire_counters(cpu, insn);
-            if (insn->opid == OP_PIE) { /* may be the one that just stored: its memory stays until the next is decoded */
+            if (insn->opid ==
+                OP_PIE) { /* may be the one that just stored: its memory stays until the next is decoded */
                 insn->pie->next = cpu->unused_pie;
                 cpu->unused_pie = insn->pie;
             }
