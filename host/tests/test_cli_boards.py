@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands on real boards: a process of this machine, and an emulated Xtensa core."""
 
+import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -306,10 +308,25 @@ def test_a_board_on_a_port_gets_the_model_uploaded(line, model_file, tmp_path, c
     assert "uploading" in capsys.readouterr().err
 
 
-def test_a_port_that_is_not_there_is_named(model_file, capsys):
+def test_a_port_that_is_not_there_is_named(model_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     arguments = ["--board", "native", "--model", model_file, "--limit", 1, "--port", "/dev/ttyNONE"]
     assert run("run-eval", "digits", *arguments) == ExitCode.BOARD
-    assert "/dev/ttyNONE" in capsys.readouterr().err
+    assert "/dev/ttyNONE: cannot open the port: No such file or directory\n" in capsys.readouterr().err
+
+
+def test_a_port_that_another_program_holds_is_told_as_such(model_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ends = os.openpty()
+    port = os.ttyname(ends[1])
+    try:
+        fcntl.flock(ends[1], fcntl.LOCK_EX)
+        arguments = ["--board", "native", "--model", model_file, "--limit", 1, "--port", port]
+        assert run("run-eval", "digits", *arguments) == ExitCode.BOARD
+    finally:
+        for end in ends:
+            os.close(end)
+    assert f"{port}: cannot open the port: another program has it open\n" in capsys.readouterr().err
 
 
 def test_predict_writes_the_keys_of_a_report(model_file, tmp_path):

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 import socket
 import subprocess
@@ -91,7 +93,7 @@ class SerialTransport(Transport):
             local = {} if "://" in url else {"exclusive": True, "write_timeout": _WRITE_TIMEOUT}
             self._port = serial.serial_for_url(url, baud, timeout=0.02, **local)
         except (serial.SerialException, OSError, ValueError) as error:
-            raise LinkClosedError(f"{url}: cannot open the port: {error}") from error
+            raise LinkClosedError(f"{url}: cannot open the port: {_reason(error)}") from error
         self._waitable = False
         with contextlib.suppress(Exception):
             self._waitable = self._port.fileno() >= 0
@@ -283,6 +285,14 @@ class LoopbackTransport(Transport):
     def clock(self) -> float:
         """Seconds spent waiting."""
         return self._now
+
+
+def _reason(error: Exception) -> str:
+    """Why a port does not open, without the layers that have wrapped it."""
+    number = getattr(error, "errno", None)
+    if number in (errno.EAGAIN, errno.EBUSY):
+        return "another program has it open"
+    return os.strerror(number) if number else str(error)
 
 
 def open_transport(url: str, baud: int = 115200) -> Transport:
