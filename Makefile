@@ -28,6 +28,7 @@ test: setup
 	$(VENV)/bin/python -m pytest
 
 lint: setup
+	@sh tools/install_system_packages.sh lint
 	$(VENV)/bin/ruff check host hil_tests tools
 	$(VENV)/bin/mypy
 	@git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror

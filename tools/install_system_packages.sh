@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Install the Debian/Ubuntu packages that the emulated boards need, or name them exactly.
-# usage: install_system_packages.sh [fuzz]    "fuzz": clang with libFuzzer as well
+# usage: install_system_packages.sh [lint|fuzz]    "lint": clang-format as well; "fuzz": clang with libFuzzer as well
 set -eu
 
 missing=
@@ -12,9 +12,9 @@ need cc gcc
 need xtensa-lx106-elf-gcc gcc-xtensa-lx106
 need xtensa-lx106-elf-objcopy binutils-xtensa-lx106
 need qemu-system-xtensa qemu-system-misc
-need clang-format clang-format
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 ${PYTHON:-python3} -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+[ "${1:-}" != lint ] || need clang-format clang-format
 if [ "${1:-}" = fuzz ]; then
     need clang clang
     # The runtime has the compiler's version in its name; 14 is Debian 12's.
