@@ -104,14 +104,13 @@ def test_the_counters_of_the_operators_add_up_to_the_run(device, images, model):
 
 def test_repeating_an_image_changes_neither_logits_nor_an_instruction_counter(device, images, predictor):
     expected = predictor.run(images[:1])[0].tolist()
-    unit = device.facts().unit
     latencies = set()
     for _ in range(REPEATS):
         run = device.run(images[0])
         assert run.output.reshape(-1).tolist() == expected
         latencies.add(run.latency)
-    if unit == "instructions":
-        assert max(latencies) <= min(latencies) * 1.0005
+    if device.facts().unit == "instructions":
+        assert len(latencies) == 1
 
 
 def test_memory_is_as_planned(device, images, model):
