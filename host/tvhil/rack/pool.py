@@ -11,11 +11,14 @@ A board pool file is TOML, one `[[board]]` a board:
     board = "qemu-xtensa"
     name = "spare"              # how reports call it (default: its port, or the board's name)
     instances = 2               # of an emulator
+
+A labgrid environment (.yaml) is a board pool, too: see `labgrid_driver`.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tvhil.boards import Board, load_board
-from tvhil.errors import InputError, UsageError
+from tvhil.errors import InputError, MissingToolError, UsageError
 
 _KEYS = {"board": str, "name": str, "port": str, "instances": int}
 _MOST_INSTANCES = 64
@@ -69,12 +72,20 @@ def ports(board: Board, urls: Sequence[str]) -> list[Slot]:
 
 
 def read_pool(path: Path) -> list[Slot]:
-    """The boards of a board pool file.
+    """The boards of a board pool file, or of a labgrid environment.
 
     Raises:
         InputError: the file is missing or malformed; the message names the entry.
         UsageError: it names a board that there is not.
+        MissingToolError: labgrid is not installed, for an environment of it.
+        BoardError: labgrid cannot give us its boards.
     """
+    if path.suffix in (".yaml", ".yml"):
+        if importlib.util.find_spec("labgrid") is None:
+            raise MissingToolError(f"{path} is an environment of labgrid, which is not installed: pip install labgrid")
+        from tvhil.rack.labgrid_driver import environment_slots
+
+        return environment_slots(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
