@@ -206,20 +206,156 @@ def test_an_endless_loop_ends_at_max_cycles_with_exit_code_three(tmp_path: Path)
     assert lines == [f"lx7sim: stopped after 100000 cycles (max-cycles) at pc {lines[0][-8:]}"]
 
 
-def test_a_misaligned_vector_access_warns_once_with_address_and_place(tmp_path: Path) -> None:
+def test_a_misaligned_vector_access_warns_once_an_instruction_with_address_and_place(tmp_path: Path) -> None:
     def body(p: Program) -> None:
         p.li(2, p.base + SCRATCH + 4)
-        for _ in range(3):
-            pie(p, "ee.vld.128.ip", qu=1, **{"as": 2}, imm16=0)
+        p("movi", 5, 3)
+        again = p.label()
+        pie(p, "ee.vld.128.ip", qu=1, **{"as": 2}, imm16=0)
+        p("addi", 5, 5, -1)
+        p("bnez", 5, again)
+        p("addi", 2, 2, 4)
+        pie(p, "ee.vst.128.ip", qu=1, **{"as": 2}, imm16=0)
 
     elf, _ = build(tmp_path, body)
     with Simulator(pie=True) as simulator:
         simulator.load(elf)
         simulator.run_to_exit()
-        assert len(simulator.warnings) == 1
+        assert len(simulator.warnings) == 2
+        simulator.reset()
+        simulator.run_to_exit()
+        assert simulator.warnings[:2] == simulator.warnings[2:], "a reset forgets what was told"
+    assert "ee.vst.128.ip" in simulator.warnings[1]
     assert re.search(
         r"ee\.vld\.128\.ip at 6000[0-9a-f]{4}: address 60180004 is not a multiple of 16", simulator.warnings[0]
     )
+
+
+MOVI_A4_7_NOP = int.from_bytes(bytes.fromhex("42 a0 07 f0"), "little")  # and the first byte of a nop
+
+
+def generated(*between: str, turns: int = 1, value: int = MOVI_A4_7_NOP) -> Callable[[Program], None]:
+    """Stores an instruction over another one, executes `between`, and then what was stored."""
+
+    def body(p: Program) -> None:
+        after = p.new_label()
+        p.li(2, "patched")
+        p.li(3, value)
+        p("movi", 5, turns)
+        again = p.label()
+        p("s32i", 3, 2, 0)
+        for name in between:
+            p(name)
+        p("call0", "patched")
+        p("addi", 5, 5, -1)
+        p("bnez", 5, again)
+        p("j", after)
+        p.align(4)
+        p.label("patched")
+        p("movi", 4, 1)
+        p("nop")
+        p("ret")
+        p.label(after)
+        p.record(4, "a4")
+
+    return body
+
+
+def warnings_of(tmp_path: Path, body: Callable[[Program], None]) -> list[str]:
+    elf, notes = build(tmp_path, body)
+    with Simulator(pie=True) as simulator:
+        simulator.load(elf)
+        assert words(simulator.run_to_exit().decode())[: len(notes)] == [7], "it executes what was stored"
+        return simulator.warnings
+
+
+def test_code_executed_without_isync_after_it_was_stored_warns_once_an_instruction(tmp_path: Path) -> None:
+    (warning,) = warnings_of(tmp_path, generated(turns=5))
+    assert re.fullmatch(
+        r"warning: core 0 executes 6000[0-9a-f]{4} \(movi a4, 7\), stored since its last isync; "
+        r"the chip may execute what was there before",
+        warning,
+    )
+    assert len(warnings_of(tmp_path, generated("memw", "dsync", "rsync"))) == 1, "nothing else synchronizes the fetch"
+
+
+def test_code_executed_after_isync_or_stored_with_the_bytes_it_had_does_not_warn(tmp_path: Path) -> None:
+    assert warnings_of(tmp_path, generated("memw", "isync", turns=5)) == []
+
+    def same_again(p: Program) -> None:
+        generated("isync")(p)
+        p("s32i", 3, 2, 0)
+        p("call0", "patched")
+
+    assert warnings_of(tmp_path, same_again) == []
+
+    def data_beside_code(p: Program) -> None:
+        p("movi", 4, 7)
+        p.li(2, "data")
+        p("s32i", 4, 2, 0)
+        after = p.new_label()
+        p("j", after)
+        p.align(4)
+        p.label("data")
+        p.raw(bytes(4))
+        p.label(after)
+        p.record(4, "a4")
+
+    assert warnings_of(tmp_path, data_beside_code) == []
+
+
+def test_code_generated_by_vector_stores_into_fresh_memory_warns_without_isync(tmp_path: Path) -> None:
+    def body(synchronize: bool) -> Callable[[Program], None]:
+        def emit(p: Program) -> None:
+            after = p.new_label()
+            p.li(2, "source")
+            p.li(3, p.base + SCRATCH + 0x4000)
+            p.li(6, p.base + SCRATCH + 0x4000)
+            pie(p, "ee.vld.128.ip", qu=1, **{"as": 2}, imm16=16)
+            pie(p, "ee.vst.128.ip", qu=1, **{"as": 3}, imm16=16)
+            if synchronize:
+                p("isync")
+            p("callx0", 6)
+            p("j", after)
+            p.align(16)
+            p.label("source")
+            p("movi", 4, 7)
+            p("ret")
+            p.align(16)
+            p.label(after)
+            p.record(4, "a4")
+
+        return emit
+
+    assert len(warnings_of(tmp_path, body(synchronize=False))) == 2, "movi and ret"
+    assert warnings_of(tmp_path, body(synchronize=True)) == []
+
+
+def test_code_written_by_the_host_needs_no_isync(tmp_path: Path) -> None:
+    def body(p: Program) -> None:
+        p.li(2, "patched")
+        after = p.new_label()
+        p("s32i", 2, 2, 12)  # the page has been stored into
+        p("nsau", 3, 3)
+        p("j", "patched")
+        p.align(4)
+        p.label("patched")
+        p("movi", 4, 1)
+        p("nop")
+        p("j", after)
+        p.raw(bytes(8))
+        p.label(after)
+        p.record(4, "a4")
+
+    elf, notes = build(tmp_path, body)
+    with Simulator() as simulator:
+        simulator.load(elf)
+        simulator.trace(lambda event: simulator.disassemble(event.pc)[0].startswith("nsau"))
+        assert simulator.run() == Stop.BREAK
+        simulator.trace(None)
+        simulator.write_memory(simulator.register("a2"), MOVI_A4_7_NOP.to_bytes(4, "little"))
+        assert words(simulator.run_to_exit().decode())[: len(notes)] == [7]
+        assert simulator.warnings == []
 
 
 # --- instructions that no QEMU core of the distribution has ----------------------------------------------------------
@@ -724,8 +860,8 @@ CORES = 2
 ROUNDS = 300
 
 
-def two_cores(p: Program) -> None:
-    """Core 0 starts core 1 through the MX distributor; both add to one counter under a lock built on S32C1I."""
+def start_core1(p: Program) -> None:
+    """Stores the reset code of core 1, which jumps to the label core1, and releases it."""
     p.li(2, 0x400003FC)
     p.li(3, "core1")
     p("s32i", 3, 2, 0)
@@ -734,13 +870,18 @@ def two_cores(p: Program) -> None:
     p.li(3, 0x00000002)
     p("s32i", 3, 2, 8)
     p("memw")
+    p.li(3, 0x200)  # MPSCORE: no core stalled
+    p("movi", 4, 0)
+    p("wer", 4, 3)
+
+
+def two_cores(p: Program) -> None:
+    """Core 0 starts core 1 through the MX distributor; both add to one counter under a lock built on S32C1I."""
     p.li(2, p.base + SCRATCH)
     p("movi", 3, 0)
     for offset in (0, 4, 8, 12):
         p("s32i", 3, 2, offset)
-    p.li(3, 0x200)  # MPSCORE: no core stalled
-    p("movi", 4, 0)
-    p("wer", 4, 3)
+    start_core1(p)
     work = p.new_label()
     p("j", work)
     p.align(4)
@@ -802,6 +943,52 @@ EXPECTED = [CORES * ROUNDS, 1, 1 << 18]
 
 def test_two_cores_share_memory_and_a_lock(tmp_path: Path) -> None:
     assert results(tmp_path, two_cores, cores=2) == EXPECTED
+
+
+def test_code_stored_by_the_other_core_warns_where_it_is_executed_without_isync(tmp_path: Path) -> None:
+    def body(synchronize: bool) -> Callable[[Program], None]:
+        def emit(p: Program) -> None:
+            start_core1(p)
+            after = p.new_label()
+            p.li(2, "patched")
+            p.li(3, MOVI_A4_7_NOP)
+            p("s32i", 3, 2, 0)
+            p("memw")
+            p("isync")  # synchronizes this core only
+            p.li(5, p.base + SCRATCH)
+            p("s32i", 2, 5, 0)
+            wait = p.label()
+            p("l32i", 4, 5, 4)
+            p("beqz", 4, wait)
+            p("j", after)
+            p.align(4)
+            p.label("core1")
+            p.li(5, p.base + SCRATCH)
+            poll = p.label()
+            p("l32i", 2, 5, 0)
+            p("beqz", 2, poll)
+            if synchronize:
+                p("isync")
+            p("callx0", 2)
+            p("s32i", 4, 5, 4)
+            forever = p.label()
+            p("j", forever)
+            p.align(4)
+            p.label("patched")
+            p("movi", 4, 1)
+            p("nop")
+            p("ret")
+            p.label(after)
+            p.record(4, "a4")
+
+        return emit
+
+    for synchronize in (False, True):
+        elf, _ = build(tmp_path, body(synchronize))
+        with Simulator(cores=CORES) as simulator:
+            simulator.load(elf)
+            assert words(simulator.run_to_exit().decode()) == [7]
+            assert [line[:24] for line in simulator.warnings] == ([] if synchronize else ["warning: core 1 executes"])
 
 
 @pytest.mark.emulator

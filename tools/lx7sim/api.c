@@ -20,7 +20,10 @@ static cpu_t *new_cpu(lx7_sim_t *sim, unsigned index) {
     cpu->sim = sim;
     cpu->index = (uint8_t)index;
     cpu->pages = calloc(1u << (32 - PAGE_BITS), sizeof *cpu->pages);
-    if (!cpu->pages) {
+    cpu->synchronized = calloc(1u << (32 - PAGE_BITS), sizeof *cpu->synchronized);
+    if (!cpu->pages || !cpu->synchronized) {
+        free(cpu->pages);
+        free(cpu->synchronized);
         free(cpu);
         return NULL;
     }
@@ -66,6 +69,7 @@ lx7_sim_t *lx7_new(void) {
 
 void lx7_free(lx7_sim_t *sim) {
     if (!sim) return;
+    stale_free(sim);
     for (int i = 0; i < LX7_MAX_CORES; i++)
         if (sim->cpu[i]) {
             free_code(sim->cpu[i]);
@@ -165,6 +169,7 @@ int lx7_set_command_line(lx7_sim_t *sim, const char *text) {
 
 /* Registers as after reset; keeps the core's code, counters and time. */
 static void reset_cpu(cpu_t *cpu) {
+    stale_synchronize(cpu);
     cpu_t old = *cpu;
     memset(cpu, 0, sizeof *cpu);
     cpu->sim = old.sim;
@@ -173,6 +178,9 @@ static void reset_cpu(cpu_t *cpu) {
     cpu->n_extra = old.n_extra;
     cpu->max_extra = old.max_extra;
     cpu->unused_pie = old.unused_pie;
+    cpu->synchronized = old.synchronized;
+    cpu->stored = old.stored;
+    cpu->max_stored = old.max_stored;
     cpu->index = old.index;
     cpu->cyc = old.cyc;
     cpu->cyc_base = old.cyc_base;
@@ -182,7 +190,6 @@ static void reset_cpu(cpu_t *cpu) {
     cpu->overflows = old.overflows;
     cpu->underflows = old.underflows;
     cpu->idle_polls = old.idle_polls;
-    cpu->misaligned_warnings = old.misaligned_warnings;
     cpu->target = cpu->index ? RESET_VECTOR1 : RESET_VECTOR0;
     cpu->ps = 0x1f;
     cpu->vecbase = VECBASE_RESET;
@@ -206,11 +213,19 @@ static void reset_devices(lx7_sim_t *sim) {
     sim->leds = 0;
 }
 
+static void forget_warnings(cpu_t *cpu) {
+    for (uint32_t i = 0; i < 1u << (32 - PAGE_BITS); i++) {
+        code_page_t *page = cpu->pages[i];
+        for (int k = 0; page && k < PAGE_BYTES; k++)
+            page->insn[k].warned = 0;
+    }
+}
+
 void lx7_reset(lx7_sim_t *sim) {
     for (int i = 0; i < LX7_MAX_CORES; i++) {
         reset_cpu(sim->cpu[i]);
         sim->cpu[i]->cyc = sim->cpu[i]->ccount_base = 0;
-        sim->cpu[i]->misaligned_warnings = 0;
+        forget_warnings(sim->cpu[i]);
     }
     reset_devices(sim);
     sim->uart.rx_head = sim->uart.rx_tail = sim->uart.tx_head = sim->uart.tx_tail = 0;

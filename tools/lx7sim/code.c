@@ -385,6 +385,7 @@ void decode_insn(cpu_t *cpu, insn_t *insn) {
     insn->lat = class_latency(&sim->timing, op_table[insn->opid].timing_class);
     insn->cause = class_cause(op_table[insn->opid].timing_class);
     uint32_t length = (uint32_t)insn->next / INSN_STRIDE, word = (uint32_t)sim->timing.fetch_word_bytes;
+    if (cpu->n_stored) stale_check(cpu, insn);
     if (insn->pc % word + length > word) insn->flags |= INSN_SPLIT;
     unsigned class_id = op_table[insn->opid].timing_class;
     if ((class_id == CLASS_BRANCH || class_id == CLASS_JUMP || insn->opid == OP_CALL0) &&
@@ -413,8 +414,7 @@ void code_drop(lx7_sim_t *sim, uint32_t address, uint32_t size) {
             uint32_t length = (uint32_t)insn->next / INSN_STRIDE;
             if ((int32_t)(pc + length - address) <= 0) continue;
             retire_counters(cpu, insn);
-            if (insn->opid ==
-                OP_PIE) { /* may be the one that just stored: its memory stays until the next is decoded */
+            if (insn->opid == OP_PIE) { /* perhaps the one that stores: in use until the next is decoded */
                 insn->pie->next = cpu->unused_pie;
                 cpu->unused_pie = insn->pie;
             }

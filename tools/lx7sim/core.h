@@ -84,6 +84,9 @@ enum {
     INSN_UNDECODED = 4, /* entry still to be decoded */
 };
 
+/* insn_t.warned: what has been told about this address; kept when it is decoded again */
+enum { WARNED_MISALIGNED = 1, WARNED_STALE = 2 };
+
 typedef struct insn {
     const void *op; /* handler: label in exec.c */
     uint64_t count; /* completed executions */
@@ -97,9 +100,9 @@ typedef struct insn {
     uint8_t lat; /* cycles from issue to result; of control transfers: refill cycles when taken */
     uint8_t dst; /* resource written by op_... functions with lat > 1 */
     uint8_t flags;
-    int16_t next;  /* length * INSN_STRIDE */
-    uint8_t cause; /* lx7_stall_t of who waits for dst */
-    uint8_t unused;
+    int16_t next;   /* length * INSN_STRIDE */
+    uint8_t cause;  /* lx7_stall_t of who waits for dst */
+    uint8_t warned; /* WARNED_... */
     int32_t rel;    /* distance to the target in the same page in bytes of insn_t, or 0 */
     uint32_t extra; /* 1 + index of its rarely used counters, 0 = none yet */
     union {
@@ -226,7 +229,10 @@ typedef struct cpu {
 
     pie_state_t pie;
     pie_core_t pie_core;
-    uint64_t misaligned_warnings;
+
+    uint8_t **synchronized; /* [1 << 20]: the page as at the last ISYNC; NULL: not stored into since then */
+    uint32_t *stored;       /* the pages that have such a copy */
+    uint32_t n_stored, max_stored;
 
     extra_t *extra;
     uint32_t n_extra, max_extra;
@@ -284,6 +290,7 @@ struct lx7_sim {
     uint32_t leds;
     bool exit_requested, idle, rearranged;
     uint32_t warned_device;
+    uint8_t *spare_copies; /* of pages, for cpu_t.synchronized */
     char message[320];
     lx7_trace_fn trace;
     void *trace_context;
@@ -300,10 +307,25 @@ void memory_map_regions(lx7_sim_t *sim);
 int memory_load_flash(lx7_sim_t *sim, const char *path);
 bool memory_mapped(const lx7_sim_t *sim, uint32_t address, uint64_t size);
 void memory_mark_code(lx7_sim_t *sim, uint32_t address);
+/* Finds out again what may be done fast; after stale_watched() changed. */
+void memory_update_page(lx7_sim_t *sim, uint32_t page);
 /* Accesses that are not plain aligned SRAM: devices, cached memory, boundary crossings, errors. */
 uint32_t slow_load(cpu_t *cpu, insn_t *ip, uint32_t address, uint32_t size);
 void slow_store(cpu_t *cpu, insn_t *ip, uint32_t address, uint32_t size, uint32_t value);
 void memory_init_pie_bus(cpu_t *cpu);
+
+/* ---- stale.c ------------------------------------------------------------------------------------------- */
+
+/* Whether the next store into a page has to come through stale_before_store(). */
+bool stale_watched(const lx7_sim_t *sim, uint32_t page);
+void stale_before_store(lx7_sim_t *sim, uint32_t address, uint32_t size);
+/* ISYNC; also when the core starts. */
+void stale_synchronize(cpu_t *cpu);
+/* The host's own writes, once they are in memory, need no ISYNC. */
+void stale_host_write(lx7_sim_t *sim, uint32_t address, size_t size);
+/* Warns when insn, decoded for execution, was stored since the core's last ISYNC. */
+void stale_check(cpu_t *cpu, insn_t *insn);
+void stale_free(lx7_sim_t *sim);
 
 /* ---- cache.c ------------------------------------------------------------------------------------------- */
 

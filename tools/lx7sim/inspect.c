@@ -32,6 +32,7 @@ int lx7_write_memory(lx7_sim_t *sim, uint32_t address, const void *data, size_t 
         ok = !(sim->ptab[at >> PAGE_BITS] & (PF_READ_ONLY | PF_DEVICE));
     if (!ok) return set_error(sim, "write of %zu bytes at %08x is outside the RAM of the memory map", size, address);
     memcpy(sim->mem + address, data, size);
+    stale_host_write(sim, address, size);
     code_drop(sim, address, (uint32_t)size);
     return 0;
 }

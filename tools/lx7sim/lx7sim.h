@@ -102,8 +102,9 @@ void lx7_free(lx7_sim_t *sim);
 /* The latest error, warning or stop in one line; "" at first. */
 const char *lx7_message(const lx7_sim_t *sim);
 
-/* Called with one line about what is no error but nearly always a bug: a misaligned vector access (the first one), a
- * device register that is not simulated. Without it the line is only in lx7_message(). */
+/* Called with one line about what is no error but nearly always a bug: a misaligned vector access, an
+ * instruction executed without ISYNC after it was stored (both once an instruction address), a device register that is
+ * not simulated. Without it the line is only in lx7_message(). */
 typedef void (*lx7_warning_fn)(void *context, const char *line);
 void lx7_set_warning(lx7_sim_t *sim, lx7_warning_fn fn, void *context);
 

@@ -30,6 +30,7 @@ static const struct {
 };
 
 static void set_page(lx7_sim_t *sim, uint32_t page, uint8_t flags) {
+    if (stale_watched(sim, page)) flags |= PF_STORE_SLOW;
     sim->ptab[page] = flags;
     uint8_t *host = sim->mem + ((uint64_t)page << PAGE_BITS);
     sim->load_pages[page] = flags & PF_LOAD_SLOW ? NULL : host;
@@ -42,6 +43,10 @@ static uint8_t slow_flags(uint8_t flags) {
     if (!sram) flags |= PF_LOAD_SLOW | PF_STORE_SLOW;
     if (flags & (PF_CODE | PF_READ_ONLY)) flags |= PF_STORE_SLOW;
     return flags;
+}
+
+void memory_update_page(lx7_sim_t *sim, uint32_t page) {
+    set_page(sim, page, slow_flags(sim->ptab[page]));
 }
 
 int memory_init(lx7_sim_t *sim) {
@@ -188,6 +193,7 @@ void slow_store(cpu_t *cpu, insn_t *ip, uint32_t address, uint32_t size, uint32_
         device_write(cpu, address, size, value);
         return;
     }
+    stale_before_store(sim, address, size);
     memcpy(sim->mem + address, &value, size);
     if ((sim->ptab[address >> 12] | sim->ptab[(address + size - 1) >> 12]) & PF_CODE) code_drop(sim, address, size);
 }
@@ -217,6 +223,7 @@ static bool pie_store(void *context, uint32_t address, const void *data, uint32_
         device_write(cpu, address, size < 4 ? size : 4, value);
         return true;
     }
+    stale_before_store(sim, address, size);
     memcpy(sim->mem + address, data, size);
     if (sim->ptab[address >> 12] & PF_CODE) code_drop(sim, address, size);
     return true;
@@ -224,7 +231,8 @@ static bool pie_store(void *context, uint32_t address, const void *data, uint32_
 
 static void pie_misaligned(void *context, const pie_insn_t *insn, uint32_t address, uint32_t size) {
     cpu_t *cpu = context;
-    if (cpu->misaligned_warnings++) return;
+    if (cpu->ip->warned & WARNED_MISALIGNED) return;
+    cpu->ip->warned |= WARNED_MISALIGNED;
     set_error(cpu->sim, "warning: %s at %08x: address %08x is not a multiple of %u; the chip clears the low bits",
               pie_opcode_info(insn->opcode)->mnemonic, cpu->ip->pc, address, size);
     if (cpu->sim->warn) cpu->sim->warn(cpu->sim->warn_context, cpu->sim->message);

@@ -128,8 +128,10 @@ void mx_write(cpu_t *cpu, uint32_t offset, uint32_t value) {
             break;
         case MPSCORE:
             mx->runstall = value;
-            for (int core = 0; core < sim->cores; core++)
+            for (int core = 0; core < sim->cores; core++) {
+                if (sim->cpu[core]->stalled && !(value >> core & 1)) stale_synchronize(sim->cpu[core]);
                 sim->cpu[core]->stalled = value >> core & 1;
+            }
             sim->rearranged = true;
             cpu->until = 0;
             break;
