@@ -72,6 +72,8 @@ def fuzz_c(target: str, seconds: int) -> Result:
     found = FOLDER / "corpus" / target
     for folder in (found, FINDINGS):
         folder.mkdir(parents=True, exist_ok=True)
+    for i, data in enumerate(targets.server_inputs(200, seed=0) if target == "server" else ()):
+        (found / f"drawn-{i}").write_bytes(data)
     before = set(FINDINGS.glob(f"{target}-*"))
     command = [str(program), f"-max_total_time={seconds}", f"-max_len={targets.C_TARGETS[target]}"]
     command += [f"-timeout={HANG_SECONDS}", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=1"]

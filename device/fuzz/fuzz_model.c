@@ -33,6 +33,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     FUZZ_CHECK(tvit_status_text(status)[0] != 0);
     FUZZ_CHECK(status == unplanned || (unplanned == TVIT_OK && status == TVIT_BAD_PLAN));
     if (unplanned == TVIT_OK) check_planner(file, bytes);
+    if (status == TVIT_OK) { // names end in the file
+        for (uint32_t i = 0; i < model.tensor_count; i++)
+            FUZZ_CHECK(strlen(model.names + model.tensors[i].name) < model.names_bytes);
+        for (uint32_t i = 0; i < model.operator_count; i++)
+            FUZZ_CHECK(strlen(model.names + model.operators[i].name) < model.names_bytes);
+    }
     if (status == TVIT_OK && run_is_small(&model)) {
         int16_t *one = run_model(&model, 0x55), *other = run_model(&model, 0xfe);
         FUZZ_CHECK(!memcmp(one, other, model.info->classes * sizeof *one));

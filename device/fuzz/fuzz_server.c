@@ -26,10 +26,11 @@ typedef struct {
     uint8_t line[4 * TVIT_LINK_FRAME_BYTES(TVIT_LINK_MAX_PAYLOAD)];
     size_t waiting; // bytes in line
     uint32_t asked; // requests among them that have one answer each
+    int wrong;      // the only request is too short or too long: nothing but ERROR is an answer
 } host;
 
-// Look at what the board said; returns the answers among it.
-static uint32_t listen(link_board *board, size_t bytes) {
+// Look at what the board said; returns the answers among it, of which good ones only where `may_succeed`.
+static uint32_t listen(link_board *board, size_t bytes, int may_succeed) {
     uint8_t *out = malloc(bytes + 1);
     FUZZ_CHECK(out != NULL);
     link_board_drain(board, out);
@@ -42,6 +43,7 @@ static uint32_t listen(link_board *board, size_t bytes) {
         if (status == TVIT_FRAME_NONE) continue;
         FUZZ_CHECK(frame.type >= TVIT_LINK_ERROR);
         if (frame.type == TVIT_LINK_ERROR) FUZZ_CHECK(frame.bytes > TVIT_LINK_ERROR_BYTES); // has a text
+        FUZZ_CHECK(may_succeed || frame.type < TVIT_LINK_ANSWER);
         answers += frame.type == TVIT_LINK_ERROR || frame.type >= TVIT_LINK_ANSWER;
     }
     free(out);
@@ -49,10 +51,11 @@ static uint32_t listen(link_board *board, size_t bytes) {
 }
 
 static void deliver(host *h) {
-    const uint32_t answers = listen(h->board, link_board_feed(h->board, h->line, h->waiting));
+    const uint32_t answers = listen(h->board, link_board_feed(h->board, h->line, h->waiting), !h->wrong);
     FUZZ_CHECK(answers == h->asked || h->asked == UINT32_MAX);
     h->waiting = 0;
     h->asked = 0;
+    h->wrong = 0;
 }
 
 static void add_frame(host *h, uint8_t type, uint8_t session, uint16_t sequence, const uint8_t *payload, size_t bytes) {
@@ -100,9 +103,17 @@ static void upload(host *h, uint32_t seed) {
     request(h, TVIT_LINK_MODEL_LOAD, payload, sizeof payload);
 }
 
+// Length of a request's payload by its type; WRITE and ECHO are as long as they like, within limits.
+static const uint8_t usual[16] = {0, TVIT_LINK_HELLO_BYTES, 0, 0, 4, 0, 12, 12, TVIT_LINK_RUN_BYTES, 0, 8, 4, 4};
+
+static int length_is_wrong(uint8_t type, size_t bytes) {
+    if (type == TVIT_LINK_HELLO || type == TVIT_LINK_WRITE)
+        return bytes < (type == TVIT_LINK_HELLO ? TVIT_LINK_HELLO_BYTES : TVIT_LINK_WRITE_BYTES);
+    return type < TVIT_LINK_ERROR && type != TVIT_LINK_ECHO && (type > TVIT_LINK_TEST_FAULT || bytes != usual[type]);
+}
+
 // Length and keys as the type wants them; returns the length.
 static size_t well_formed(uint8_t type, uint8_t *payload, size_t bytes) {
-    static const uint8_t usual[16] = {0, TVIT_LINK_HELLO_BYTES, 0, 0, 4, 0, 12, 12, TVIT_LINK_RUN_BYTES, 0, 8, 4, 4};
     if (type == TVIT_LINK_HELLO) {
         tvit_put_u32(payload, TVIT_LINK_MAGIC);
         tvit_put_u16(payload + 4, payload[4] < 200 ? TVIT_LINK_VERSION : payload[4]);
@@ -123,11 +134,11 @@ static int step(host *h) {
     size_t length = control & ODD ? (bytes >= 200 ? bytes * 4 : bytes) : well_formed(type, payload, bytes);
     if (control & FAULT) {
         deliver(h);
-        listen(h->board, link_board_fault(h->board, payload, length));
+        listen(h->board, link_board_fault(h->board, payload, length), 1);
         uint8_t packet[TVIT_LINK_PACKET_BYTES(4)], line[TVIT_LINK_FRAME_BYTES(4)];
         tvit_put_u32(packet + TVIT_LINK_HEADER_BYTES, type ? TVIT_LINK_RESET_KEY : 0);
         const size_t count = tvit_frame_encode(packet, TVIT_LINK_RESET, h->session, h->sequence, 4, line);
-        listen(h->board, link_board_fault(h->board, line, count)); // all that is left to do
+        listen(h->board, link_board_fault(h->board, line, count), 1); // all that is left to do
         hello(h, 2);
         deliver(h);
         return 1;
@@ -155,6 +166,7 @@ static int step(host *h) {
         if (!(control & SAME_NUMBER)) h->sequence = (uint16_t)(h->sequence + 16 + (type == 0xff ? 0x4100 : 0));
         // What may change the session, or end a run without an answer, is counted no more.
         if (kind == TVIT_LINK_HELLO || kind == TVIT_LINK_RESET) h->asked = UINT32_MAX;
+        h->wrong = !h->waiting && !(control & BATCH) && length_is_wrong(kind, length);
         add_frame(h, kind, session, h->sequence, payload, length);
     }
     if (control & BATCH)
@@ -195,7 +207,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     h.session = 1;
     h.next = data + 2;
     h.end = data + bytes;
-    listen(h.board, link_board_feed(h.board, NULL, 0)); // BOOT, LOG
+    listen(h.board, link_board_feed(h.board, NULL, 0), 1); // BOOT, LOG
     hello(&h, 1);
     deliver(&h);
     for (int steps = 0; steps < MOST_STEPS && step(&h); steps++) {

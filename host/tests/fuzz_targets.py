@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import struct
 import subprocess
@@ -122,6 +123,31 @@ def mutated_models(compiler: str, count: int, seed: int) -> list[bytes]:
         files.append(raw[at + 4 : at + 4 + size])
         at += 4 + size
     return files
+
+
+def server_inputs(count: int, seed: int) -> list[bytes]:
+    """Drawn inputs of the server's target (device/fuzz/fuzz_server.c): awkward offsets, lengths, regions, orders."""
+    rng = random.Random(seed)
+    numbers = (0, 1, 4, 15, 16, 63, 64, 1023, 1024, 1032, 1033, 4095, 4096, 8191, 8192, 8193)
+    numbers += (0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
+
+    def number() -> int:
+        return rng.choice(numbers) if rng.random() < 0.6 else rng.randrange(3000)
+
+    def step() -> bytes:
+        control = rng.choice((0, 0, 0, 0, 16, 16, 32, 32, 8, 40, 2, 1, 64))
+        kind = rng.choice((5, 6, 7, *range(1, 13), *range(16)))
+        payload = struct.pack("<BBHII", rng.randrange(7), 0, rng.choice((0, rng.randrange(16))), number(), number())
+        payload = payload[: rng.randrange(13)] if control & 16 else payload + rng.randbytes(rng.randrange(40))
+        if control == 64:
+            payload = struct.pack("<I", rng.randrange(4) if rng.random() < 0.5 else rng.getrandbits(32))
+        return bytes((control, kind, len(payload))) + payload
+
+    boards = (3, 7, 11, 15, 131, 1, 2, 0)
+    return [
+        bytes((rng.choice(boards), rng.choice((0, 0, 0, 4, 8, 16, 32, 2)))) + b"".join(step() for _ in range(24))
+        for _ in range(count)
+    ]
 
 
 def resign(file: bytes) -> bytes:

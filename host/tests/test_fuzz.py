@@ -28,6 +28,7 @@ from tvhil.prediction import Predictor
 from tvhil.runtime import default_runtime, device_dir, find_compiler
 
 MUTATED = 10_000
+DRAWN = 1500
 FUZZ = Path(__file__).resolve().parents[2] / "tools" / "fuzz.py"
 
 
@@ -39,12 +40,13 @@ def mutated() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def replayed(mutated, tmp_path_factory) -> dict[str, list[Path]]:
-    """The inputs of each C target: its corpus, and mutated models for the loader."""
-    folder = tmp_path_factory.mktemp("models")
-    for i, file in enumerate(mutated[:1500]):
-        (folder / f"{i}.tvit").write_bytes(file)
+    """The inputs of each C target: its corpus, mutated models for the loader, drawn messages for the server."""
     found = {target: [targets.corpus(target)] for target in targets.C_TARGETS}
-    found["model"].append(folder)
+    for target, files in (("model", mutated[:DRAWN]), ("server", targets.server_inputs(DRAWN, seed=1))):
+        folder = tmp_path_factory.mktemp(target)
+        for i, file in enumerate(files):
+            (folder / str(i)).write_bytes(file)
+        found[target].append(folder)
     return found
 
 
@@ -52,7 +54,7 @@ def replayed(mutated, tmp_path_factory) -> dict[str, list[Path]]:
 def test_the_corpus_of_a_c_target_replays_cleanly_under_the_sanitizers(target, replayed):
     kept = sum(1 for path in targets.corpus(target).rglob("*") if path.is_file())
     count = targets.replay(target, find_compiler(), replayed[target])
-    assert count == kept + (1500 if target == "model" else 0)
+    assert count == kept + (0 if target == "framing" else DRAWN)
     assert kept > 0
 
 
