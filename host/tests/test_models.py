@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The torch models: equality with transformers and timm, the registry, configurations, layer factories."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -52,7 +53,7 @@ def transformers_config(kind: str, config: ViTConfig):
         hidden_size=config.embed_dim,
         num_hidden_layers=config.depth,
         num_attention_heads=config.num_heads,
-        intermediate_size=config.hidden_dim,
+        **({"mlp_ratio": int(config.mlp_ratio)} if kind == "Dinov2" else {"intermediate_size": config.hidden_dim}),
         layer_norm_eps=config.norm_eps,
         image_size=config.image_size,
         patch_size=config.patch_size,
@@ -104,6 +105,47 @@ def test_distilled_deit_logits_equal_those_of_transformers_with_both_heads():
         torch.testing.assert_close(logits, output.cls_logits, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(logits_dist, output.distillation_logits, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ours(x), output.logits, atol=1e-5, rtol=1e-5)
+
+
+TOKEN_OPTIONS = [{}, {"no_embed_class": True}, {"pool": "avg"}, {"no_embed_class": True, "pool": "avg"}]
+
+
+def dinov2_to_timm_keys(state):
+    """Names of transformers' Dinov2, a ViT with LayerScale: here alone, as its checkpoints are no classifiers."""
+    return to_timm_keys({re.sub(r"layer_scale([12])\.lambda1$", r"ls\1.gamma", n): t for n, t in state.items()})
+
+
+@pytest.mark.parametrize("options", TOKEN_OPTIONS, ids=lambda o: "-".join(o) or "default")
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2"])
+def test_logits_equal_those_computed_from_the_tokens_of_transformers(kind, options):
+    """The parts of DeiT-III and of average pooling, one by one and together.
+
+    LayerScale is Dinov2's. A class token without a position is one whose position is zero. With average pooling timm
+    has no norm before the mean over the patch tokens, and `fc_norm` after it.
+    """
+    transformers = pytest.importorskip("transformers")
+    config = TINY.replace(**options, layer_scale=1.0 if kind == "Dinov2" else None)
+    theirs = getattr(transformers, f"{kind}Model")(transformers_config(kind, config)).eval()
+    randomize(theirs)
+    if config.no_embed_class:
+        with torch.no_grad():
+            theirs.embeddings.position_embeddings[:, 0] = 0
+    state = (dinov2_to_timm_keys if kind == "Dinov2" else to_timm_keys)(theirs.state_dict())
+    if config.no_embed_class:
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    if config.pool == "avg":
+        state = {re.sub(r"^norm\.", "fc_norm.", name): tensor for name, tensor in state.items()}
+    head = nn.Linear(config.embed_dim, config.num_classes)
+    randomize(head, seed=2)
+    ours = VisionTransformer(config).eval()
+    assert load_state(ours, {**state, "head.weight": head.weight, "head.bias": head.bias}).notes == ()
+    x = images(config)
+    norm, theirs.layernorm = theirs.layernorm, nn.Identity()
+    with torch.no_grad():
+        tokens = theirs(x).last_hidden_state
+        expected = head(norm(tokens[:, 1:].mean(dim=1) if config.pool == "avg" else tokens[:, 0]))
+        assert expected.abs().mean() > 0.1
+        torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-5)
 
 
 OPTIONS = [
