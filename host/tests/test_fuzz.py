@@ -165,6 +165,7 @@ def test_json_and_toml_that_python_gives_up_on_are_refused_in_one_line(value, tm
     from tvhil.models.checkpoints import CONFIG_KEY
     from tvhil.profiling.benchmark import read_bench
     from tvhil.quantization.config import QuantizationConfig
+    from tvhil.rack.pool import read_pool
 
     row = b'{"schema":"tvhil.journal/1","x":' + value
     for name, data in (
@@ -177,6 +178,9 @@ def test_json_and_toml_that_python_gives_up_on_are_refused_in_one_line(value, tm
     (tmp_path / "bench.json").write_bytes(b'{"schema": ' + value + b"}")
     with pytest.raises(InputError, match="not JSON"):
         read_bench(tmp_path / "bench.json")
+    (tmp_path / "pool.toml").write_bytes(b"board = " + value)
+    with pytest.raises(InputError, match=re.escape("pool.toml")):
+        read_pool(tmp_path / "pool.toml")
     with pytest.raises(InputError, match="not JSON"):
         QuantizationConfig.from_json('{"bits": ' + value.decode() + "}")
 

@@ -90,7 +90,7 @@ def read_pool(path: Path) -> list[Slot]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no board pool file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, of a number, of the encoding, of nesting
         raise InputError(f"{path}: {error}") from None
     entries = content.pop("board", None)
     if content or not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
