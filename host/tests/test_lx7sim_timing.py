@@ -154,6 +154,35 @@ def test_a_branch_target_that_crosses_a_fetch_word_costs_a_cycle(tmp_path: Path,
     assert per_turn(tmp_path, branch("beqz", offset), zero) == padding + 2 + 2 + bubbles
 
 
+@pytest.mark.parametrize(("phase", "bubbles"), [(0, 0), (1, 0), (2, 1), (3, 1)])
+def test_the_way_back_of_a_loop_longer_than_its_buffer_is_a_transfer_to_its_first_instruction(
+    tmp_path: Path, phase: int, bubbles: int
+) -> None:
+    turns, body = 100, 60  # LOOP reaches 256 bytes; longer loops are made by writing LBEG and LEND
+
+    def run(**parameters: int) -> Totals:
+        p = Program(LX7SIM)
+        end = p.new_label()
+        p.li(11, turns)
+        p.align_code(phase + 1)
+        p("loop", 11, end)
+        for _ in range(body):
+            p("addi", 4, 4, 1)
+        p.label(end)
+        path = tmp_path / "long.elf"
+        path.write_bytes(p.finish())
+        with Simulator(parameters={name.replace("__", "."): value for name, value in parameters.items()}) as simulator:
+            simulator.load(path)
+            simulator.run_to_exit()
+            return simulator.totals()
+
+    buffered, long = run(), run(loop__buffer_bytes=3 * body - 1)
+    assert long.stall["fetch"] - buffered.stall["fetch"] == bubbles * (turns - 1)
+    assert long.stall["loop"] - buffered.stall["loop"] == turns - 1
+    assert long.cycles - buffered.cycles == (1 + bubbles) * (turns - 1)
+    assert run(loop__buffer_bytes=3 * body).cycles == buffered.cycles
+
+
 def test_call_and_return_lose_two_cycles_each(tmp_path: Path) -> None:
     def function(p: Program) -> None:
         after = p.new_label()

@@ -223,6 +223,7 @@ loop_end: /* fell through to LEND */
             book_stall(cpu, last, n, LX7_STALL_LOOP);
             cyc += n;
         }
+        if (unlikely(!cpu->loop_small)) goto arrived; /* fetched again, as after any transfer */
         goto leave;
     }
     DISPATCH();
