@@ -3,6 +3,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from evaluation_fakes import small_model
 
 from tvhil import cli
+from tvhil.boards.board import board_names
 from tvhil.cli import COMMANDS, main
 from tvhil.commands import models as models_command
 from tvhil.errors import ExitCode, MismatchError
@@ -34,6 +36,14 @@ def test_every_command_has_help_with_an_example(command, capsys):
     text = capsys.readouterr().out
     assert f"  tvhil {command}" in text
     assert "--json FILE" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_boards_in_the_examples_exist(command, capsys):
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    named = re.findall(r"^  tvhil .*--board (\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert set(named) <= set(board_names())
 
 
 def test_the_overview_imports_nothing_heavy():

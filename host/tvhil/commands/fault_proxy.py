@@ -13,11 +13,11 @@ from tvhil.errors import ExitCode, UsageError
 
 EXAMPLES = """\
 examples:
-  tvhil fault-proxy --port /dev/ttyACM0 --pty /tmp/loose --faults seed=1,count=1000,every=5000
-  tvhil run-eval digits --board esp32s3 --port /tmp/loose
+  tvhil fault-proxy --port socket://127.0.0.1:4000 --pty /tmp/loose --faults seed=1,count=1000,every=5000
+  tvhil run-eval digits --board lx7sim --port /tmp/loose
 
   tvhil fault-proxy --port rfc2217://lab:4000 --tcp 5555 --faults kinds=disconnect+reset,every=100000
-  tvhil run-eval digits --board esp32s3 --port socket://127.0.0.1:5555
+  tvhil run-eval digits --board qemu-xtensa --port socket://127.0.0.1:5555
 
 kinds: flip, drop, duplicate, insert, truncate, repeat, delay, stall, disconnect, reset
 """

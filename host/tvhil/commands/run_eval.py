@@ -50,7 +50,7 @@ examples:
   tvhil run-eval imagenet-val-1k --board qemu-xtensa --model m.tvit --data val.tar --json r.json
   tvhil run-eval imagenet-val-1k --board qemu-xtensa --model m.tvit --data val.tar --json r.json --resume
 
-  tvhil run-eval imagenet-val --board esp32s3 --port /dev/ttyACM0 --port /dev/ttyACM1 --model m.tvit --data val.tar
+  tvhil run-eval digits --board lx7sim --port socket://lab:4000 --port socket://lab:4001             two boards on ports
   tvhil run-eval digits --board qemu-xtensa --boards 4                                       four emulators
   tvhil run-eval digits --board native --faults seed=1,count=1000 --json r.json              a bad line on purpose
 

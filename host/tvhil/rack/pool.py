@@ -4,8 +4,8 @@
 A board pool file is TOML, one `[[board]]` a board:
 
     [[board]]
-    board = "esp32s3"
-    port = "/dev/ttyACM0"       # or rfc2217://host:port, socket://host:port; an emulator needs none
+    board = "lx7sim"
+    port = "socket://lab:4000"  # or rfc2217://host:port, /dev/ttyACM0; an emulator of this machine needs none
 
     [[board]]
     board = "qemu-xtensa"
