@@ -105,7 +105,9 @@ def test_wrong_options_are_told_with_exit_code_two() -> None:
     assert run_program().returncode == 2
     assert run_program("--cores", "many", "x.elf").returncode == 2
     assert run_program("--help").returncode == 0
-    assert run_program("--cores", "3", "x.elf").stderr == b"lx7sim: no option cores = 3\n"
+    for cores in ("0", "3"):
+        refused = run_program("--cores", cores, "x.elf")
+        assert (refused.returncode, refused.stderr.decode()) == (2, f"lx7sim: cores must be 1 or 2, not {cores}\n")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,11 @@ def test_a_wrong_configuration_is_refused_with_file_line_and_reason(tmp_path: Pa
     path.write_text("# a comment\n" + text)
     with pytest.raises(SimulatorError, match=re.escape(message)):
         Simulator(config=path)
+
+
+def test_a_folder_as_configuration_is_refused_as_one(tmp_path: Path) -> None:
+    refused = run_program("--config", str(tmp_path), "x.elf")
+    assert (refused.returncode, refused.stderr.decode()) == (1, f"lx7sim: {tmp_path}: Is a directory\n")
 
 
 def stopped(folder: Path, body: Body, *options: str) -> tuple[int, list[str]]:
@@ -187,6 +194,23 @@ def test_a_program_without_exception_vectors_stops_at_its_first_exception(tmp_pa
     assert (code, len(lines)) == (1, 1)
     assert "in the double exception vector 60003fc0" in lines[0]
     assert re.search(r"the first was at 6000[0-9a-f]{4}", lines[0])
+
+
+def test_the_first_exception_is_named_in_a_program_that_leaves_ps_as_the_reset_does(tmp_path: Path) -> None:
+    """With PS.EXCM set an exception is a double one, and its address is in DEPC, not EPC1."""
+    at: list[int] = []
+
+    def body(p: Program) -> None:
+        p.li(2, 0x1F)
+        p("wsr", 2, "ps")
+        p("rsync")
+        p.li(2, 0x10000000)
+        at.append(p.here)
+        p("l32i", 3, 2, 0)
+
+    code, lines = stopped(tmp_path, body, "--trap", "--max-cycles", "1000000")
+    assert (code, len(lines)) == (1, 1)
+    assert f"the first was at {at[-1]:08x}" in lines[0]
 
 
 def test_the_registers_are_dumped_on_request(tmp_path: Path) -> None:

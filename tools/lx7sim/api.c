@@ -97,9 +97,11 @@ int lx7_set_option(lx7_sim_t *sim, const char *name, int64_t value) {
         return 0;
     }
     if (sim->loaded) return set_error(sim, "option %s must be set before the program is loaded", name);
-    if (!strcmp(name, "cores") && value >= 1 && value <= LX7_MAX_CORES)
+    if (!strcmp(name, "cores")) {
+        if (value < 1 || value > LX7_MAX_CORES)
+            return set_error(sim, "cores must be 1 or %d, not %lld", LX7_MAX_CORES, (long long)value);
         sim->cores = (int)value;
-    else if (!strcmp(name, "pie") && value >= 0 && value <= 1)
+    } else if (!strcmp(name, "pie") && value >= 0 && value <= 1)
         sim->pie = value != 0;
     else if (!strcmp(name, "trap") && value >= 0 && value <= 1)
         sim->trap = value != 0;

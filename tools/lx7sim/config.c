@@ -177,7 +177,9 @@ int config_load(lx7_sim_t *sim, const char *path) {
             return set_error(sim, "%s:%d: %s", path, number, wrong);
         }
     }
+    int failure = ferror(file) ? errno : 0; /* a folder opens, and cannot be read */
     fclose(file);
+    if (failure) return set_error(sim, "%s: %s", path, strerror(failure));
     for (int i = 0; i < N_PARAMETERS; i++)
         if (!seen[i]) return set_error(sim, "%s: %s is not set", path, parameters[i].name);
     sim->configured = true;

@@ -52,10 +52,13 @@ void raise_exception(cpu_t *cpu, uint32_t pc, uint32_t cause) {
     uint32_t vector = cpu->ps & PS_UM ? VECTOR_USER : VECTOR_KERNEL;
     if (cpu->ps & PS_EXCM) {
         if (pc == cpu->vecbase + VECTOR_DOUBLE) { /* would go on for ever */
+            /* What led here lies in DEPC; if that is a vector with nothing in it, what led there lies in EPC1. */
+            uint32_t handler = cpu->depc - cpu->vecbase;
+            bool unhandled = handler == VECTOR_KERNEL || handler == VECTOR_USER;
             stop_error(cpu,
                        "exception %u in the double exception vector %08x: nothing there handles exceptions (the first "
                        "was at %08x)",
-                       cause, pc, cpu->epc[1]);
+                       cause, pc, unhandled ? cpu->epc[1] : cpu->depc);
             return;
         }
         cpu->depc = pc;

@@ -389,7 +389,6 @@ static double now(void) {
 
 static int set_up(lx7_sim_t *sim, const options_t *options) {
     if (lx7_load_config(sim, options->config)) return -1;
-    if (lx7_set_option(sim, "cores", options->cores)) return -1;
     if (lx7_set_option(sim, "pie", options->pie)) return -1;
     if (lx7_set_option(sim, "trap", options->trap)) return -1;
     if (lx7_set_option(sim, "max-cycles", options->max_cycles)) return -1;
@@ -426,10 +425,11 @@ int main(int argc, char **argv) {
     lx7_set_warning(sim, print_warning, NULL);
     tracer_t tracer = {sim, options.trace};
     if (options.trace) lx7_set_trace(sim, print_event, &tracer);
-    if (set_up(sim, &options)) {
+    int wrong = lx7_set_option(sim, "cores", options.cores) ? EXIT_USAGE : set_up(sim, &options) ? EXIT_FAILED : 0;
+    if (wrong) {
         fprintf(stderr, "lx7sim: %s\n", lx7_message(sim));
         lx7_free(sim);
-        return EXIT_FAILED;
+        return wrong;
     }
     if (open_uart(&uart, options.uart)) {
         lx7_free(sim);
