@@ -213,6 +213,35 @@ def test_a_load_across_a_sixteen_byte_boundary_takes_two_accesses(tmp_path: Path
     assert per_turn(tmp_path, instructions(("s32i", 4, 2, 0)), at(14)) == 2
 
 
+def same_block(p: Program) -> None:
+    p.li(2, p.base)
+
+
+def test_a_data_access_to_the_block_that_code_is_fetched_from_waits_when_conflicts_are_on(tmp_path: Path) -> None:
+    loads = instructions(*[("l32i", register, 2, 0) for register in (4, 5, 6, 7)])
+    fetching = {"loop__buffer_bytes": 0, "loop__back_unbuffered": 0}  # the loop is fetched again in every turn
+    big = {"sram__block_bytes": 1 << 18}  # all of the program, not SCRATCH
+
+    assert per_turn(tmp_path, loads, same_block, **fetching, **big) == 4, "off by default"
+    assert per_turn(tmp_path, loads, same_block, sram__conflict=1, **fetching, **big) == 4 + 3, "12 bytes are 3 words"
+    assert per_turn(tmp_path, loads, same_block, sram__conflict=5, **fetching, **big) == 4 + 15
+    assert per_turn(tmp_path, loads, pointer, sram__conflict=1, **fetching, **big) == 4, "another block"
+    assert per_turn(tmp_path, loads, same_block, sram__conflict=1, **big) == 4, "the loop buffer fetches nothing"
+    result = totals(tmp_path, loads, TURNS, same_block, sram__conflict=1, **fetching, **big)
+    assert 3 * TURNS <= result.stall["sram"] <= 3 * TURNS + 16
+
+
+def test_vector_instructions_of_four_bytes_conflict_in_every_cycle(tmp_path: Path) -> None:
+    def body(p: Program) -> None:
+        for register in (2, 3, 4, 5):
+            pie(p, "ee.vmulas.s8.accx.ld.ip", qu=register, **{"as": 2}, imm16=0, qx=0, qy=1)
+
+    fetching = {"loop__buffer_bytes": 0, "loop__back_unbuffered": 0, "sram__block_bytes": 1 << 18}
+    assert per_turn(tmp_path, body, same_block, **fetching) == 4
+    assert per_turn(tmp_path, body, same_block, sram__conflict=1, **fetching) == 8
+    assert per_turn(tmp_path, body, pointer, sram__conflict=1, **fetching) == 4
+
+
 # --- PIE ----------------------------------------------------------------------------------------------------------
 
 

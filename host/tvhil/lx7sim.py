@@ -43,7 +43,7 @@ STALLS = (
         "dcache",
         "dcache_write",
     ),
-    *("bus", "unaligned", "device", "sync", "exception", "sleep"),
+    *("bus", "unaligned", "sram", "device", "sync", "exception", "sleep"),
 )  # lx7_stall_t
 REGIONS = ("sram", "flash", "psram", "device")  # lx7_region_class_t
 
@@ -59,6 +59,7 @@ INSTRUCTION_CLOCK = {
     "loop.back_unbuffered": 0,
     **{f"sync.{name}": 0 for name in ("isync", "rsync", "memw", "s32c1i")},
     **{f"memory.{name}": 0 for name in ("unaligned_crossing", "device_load", "device_store")},
+    "sram.conflict": 0,
     "pie.stage1_result": 1,
     "pie.stage2_result": 1,
     "pie.mac_to_reduce": 1,

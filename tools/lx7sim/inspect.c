@@ -7,8 +7,8 @@
 #include <string.h>
 
 static const char *const stall_names[LX7_STALL_COUNT] = {
-    "load",   "mul",    "div",          "fpu", "sreg",      "pie",    "pie_unit", "branch",    "fetch", "loop",
-    "icache", "dcache", "dcache_write", "bus", "unaligned", "device", "sync",     "exception", "sleep",
+    "load",   "mul",    "div",          "fpu", "sreg",      "pie",  "pie_unit", "branch", "fetch",     "loop",
+    "icache", "dcache", "dcache_write", "bus", "unaligned", "sram", "device",   "sync",   "exception", "sleep",
 };
 
 const char *lx7_stall_name(lx7_stall_t cause) {

@@ -51,6 +51,7 @@ typedef enum lx7_stall {
     LX7_STALL_DCACHE_WR, /* data cache miss of a store, and dirty lines written back */
     LX7_STALL_BUS,       /* the flash/PSRAM bus was busy with the other core or a write-back */
     LX7_STALL_UNALIGNED, /* access that crosses a 16-byte boundary */
+    LX7_STALL_SRAM,      /* data access to the SRAM block that the next instructions are fetched from */
     LX7_STALL_DEVICE,    /* device register */
     LX7_STALL_SYNC,      /* ISYNC, MEMW, S32C1I, RSYNC ... */
     LX7_STALL_EXCEPTION, /* entry of an exception or interrupt (booked at the interrupted instruction) */

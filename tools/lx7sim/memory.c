@@ -31,6 +31,7 @@ static const struct {
 
 static void set_page(lx7_sim_t *sim, uint32_t page, uint8_t flags) {
     if (stale_watched(sim, page)) flags |= PF_STORE_SLOW;
+    if (sim->timing.sram_conflict) flags |= PF_LOAD_SLOW | PF_STORE_SLOW;
     sim->ptab[page] = flags;
     uint8_t *host = sim->mem + ((uint64_t)page << PAGE_BITS);
     sim->load_pages[page] = flags & PF_LOAD_SLOW ? NULL : host;
@@ -80,6 +81,9 @@ void memory_free(lx7_sim_t *sim) {
 
 /* Timing classes of the configuration on top of the machine's map. */
 void memory_map_regions(lx7_sim_t *sim) {
+    for (size_t i = 0; i < sizeof machine_map / sizeof *machine_map; i++)
+        for (uint32_t k = 0; k < machine_map[i].size >> PAGE_BITS; k++)
+            memory_update_page(sim, (machine_map[i].base >> PAGE_BITS) + k);
     for (int i = 0; i < sim->n_regions; i++) {
         const region_t *region = &sim->region[i];
         uint64_t end = region->start + region->size;
@@ -153,6 +157,17 @@ void memory_mark_code(lx7_sim_t *sim, uint32_t address) {
     if (flags & PF_MAPPED && !(flags & PF_CODE)) set_page(sim, page, slow_flags(flags | PF_CODE));
 }
 
+/* Whether the block of an SRAM address is also the one that the core fetches from while ip issues: sequential fetch
+ * takes one word at a time, when ip uses the present one up, and none inside a loop that is in the loop buffer. */
+static bool fetches_from_block(const cpu_t *cpu, const insn_t *ip, uint32_t address) {
+    const timing_t *timing = &cpu->sim->timing;
+    uint32_t word = (uint32_t)timing->fetch_word_bytes, block = (uint32_t)timing->sram_block_bytes;
+    uint32_t end = ip->pc % word + (uint32_t)ip->next / INSN_STRIDE, next = (ip->pc / word + 1) * word;
+    if (end < word || ip->flags & INSN_CACHED) return false;
+    if (cpu->lcount && cpu->loop_small && ip->pc - cpu->lbeg < cpu->lend - cpu->lbeg) return false;
+    return next / block == address / block;
+}
+
 /* Finds the timing class, checks the map and charges the time; false after a failed access. */
 static bool charge(cpu_t *cpu, insn_t *ip, uint32_t address, uint32_t size, bool store) {
     lx7_sim_t *sim = cpu->sim;
@@ -167,6 +182,10 @@ static bool charge(cpu_t *cpu, insn_t *ip, uint32_t address, uint32_t size, bool
     if ((address & 15) + size > 16 && timing->memory_unaligned_crossing) {
         book_stall(cpu, ip, (uint64_t)timing->memory_unaligned_crossing, LX7_STALL_UNALIGNED);
         cpu->cyc += (uint64_t)timing->memory_unaligned_crossing;
+    }
+    if (class_id == LX7_REGION_SRAM && timing->sram_conflict && fetches_from_block(cpu, ip, address)) {
+        book_stall(cpu, ip, (uint64_t)timing->sram_conflict, LX7_STALL_SRAM);
+        cpu->cyc += (uint64_t)timing->sram_conflict;
     }
     if (flags & PF_DEVICE) {
         uint64_t n = (uint64_t)(store ? timing->memory_device_store : timing->memory_device_load);

@@ -28,6 +28,7 @@ REASONS = {
     "dcache_write": "data cache miss of the store, or dirty lines written back",
     "bus": "flash/PSRAM bus busy",
     "unaligned": "access crosses a 16-byte boundary",
+    "sram": "SRAM block busy with the instruction fetch",
     "device": "device register",
     "sync": "synchronization",
     "exception": "exception or interrupt",
