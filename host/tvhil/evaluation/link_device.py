@@ -210,6 +210,14 @@ class LinkDevice:
             "heap": report.heap_used if report.heap_bytes else None,
         }
 
+    def temperature(self) -> float | None:
+        """Degrees Celsius of the chip, from `temperature_c` of the board's details; None where it has no sensor."""
+        details = self._recovering(self.client.info, "asking again for its temperature").details
+        try:
+            return float(details["temperature_c"])
+        except (KeyError, ValueError):
+            return None
+
     def link_statistics(self) -> Sequence[int]:
         """Totals of the link."""
         return [getattr(self.client.statistics, name) for name in LINK_COUNTERS]

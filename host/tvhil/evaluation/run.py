@@ -111,6 +111,21 @@ def check_signature(model: TvitModel, facts: DeviceFacts) -> None:
         )
 
 
+def explain(device: Device, predictor: Predictor, image: Image) -> compare.Divergence:
+    """The first operator and element of an image that differ on a board; runs the image up to three times more."""
+    model = predictor.model
+
+    def trace() -> tuple[npt.NDArray[np.integer[Any]], Sequence[int]]:
+        run: Run = device.run(image, crcs=True)
+        return run.output, run.crcs or []
+
+    def read_output(index: int) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint16] | None]:
+        device.run(image, last=index)
+        return device.read_tensor(model.operators[index].output)
+
+    return compare.locate_divergence(operators_of(model), predictor.trace(image), trace, read_output)
+
+
 class Evaluation:
     """One model on one board, compared image by image.
 
@@ -127,7 +142,6 @@ class Evaluation:
         self.summary = Summary()
         self.done = IndexSet()
         self._crcs: dict[int, int] = {}
-        self._operators = operators_of(model)
         self.build: str | None = None
         for row in journal.rows():
             self._take(row)
@@ -216,7 +230,7 @@ class Evaluation:
             "layers": None if result.layers is None else list(result.layers),
         }
         if not exact and self.summary.unexplained(item.index):
-            row["divergence"] = self._explain(device, image).to_json()
+            row["divergence"] = explain(device, self.predictor, image).to_json()
         row["link"] = [now - before for now, before in zip(device.link_statistics(), link, strict=True)]
         row["seconds"] = round(ran, 6)
         injected = device.injected_faults()
@@ -224,17 +238,6 @@ class Evaluation:
             before = faults or {}
             row["faults"] = {kind: n - before.get(kind, 0) for kind, n in injected.items() if n > before.get(kind, 0)}
         return row
-
-    def _explain(self, device: Device, image: Image) -> compare.Divergence:
-        def trace() -> tuple[npt.NDArray[np.integer[Any]], Sequence[int]]:
-            run: Run = device.run(image, crcs=True)
-            return run.output, run.crcs or []
-
-        def read_output(index: int) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.uint16] | None]:
-            device.run(image, last=index)
-            return device.read_tensor(self.model.operators[index].output)
-
-        return compare.locate_divergence(self._operators, self.predictor.trace(image), trace, read_output)
 
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to the journal and take it into account."""
