@@ -3,6 +3,7 @@
 
 import argparse
 import pickle
+import zipfile
 
 import pytest
 import safetensors.torch
@@ -245,6 +246,39 @@ def test_damaged_empty_and_absent_files_are_refused_in_one_line(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="holds no tensors"):
         read_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "none that torch.save wrote"),
+        (["hello.txt"], "none that torch.save wrote"),
+        (["photos/1.jpg"], "none that torch.save wrote"),
+        (["a/data.pkl", "a/version", "b/data.pkl"], "none that torch.save wrote"),
+        (["a/data.pkl", "a/version", "a/constants.pkl"], "a TorchScript program: save its state_dict"),
+        (["a/data.pkl", "a/version"], "is damaged, or no torch file"),
+    ],
+)
+def test_a_zip_archive_that_is_no_torch_file_is_refused_without_words_of_torch(tmp_path, names, message):
+    file = tmp_path / "c.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, "hello")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_checkpoint(file)
+    assert "PyTorch" not in str(caught.value)
+
+
+def test_a_zip_archive_that_is_cut_off_is_refused_as_one(tmp_path):
+    torch.save(random_state(TINY), tmp_path / "c.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="a zip archive without its end"):
+        read_checkpoint(tmp_path / "cut.pth")
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_checkpoint(tmp_path)
 
 
 def test_a_malformed_configuration_in_the_metadata_is_refused_with_the_file(tmp_path):

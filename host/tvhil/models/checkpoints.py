@@ -62,6 +62,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: not a readable checkpoint, or its metadata holds a malformed configuration.
     """
     file = Path(path)
+    if file.is_dir():
+        raise CheckpointError(f"{file} is a folder: name the checkpoint file in it")
     if not file.is_file():
         raise CheckpointError(f"no checkpoint at {file}")
     metadata: dict[str, str] = {}
@@ -303,18 +305,30 @@ def _read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
         raise CheckpointError(f"{file} is neither a safetensors nor a torch file: {error}") from None
 
 
-def _refuse_bomb(file: Path) -> None:
-    """Refuse a torch file that unpacks to more than it holds: torch itself stores its records as they are."""
+def _refuse_other_archives(file: Path) -> None:
+    """Refuse a zip archive that `torch.save` did not write: one folder with `data.pkl` and `version` in it.
+
+    One that unpacks to more than it holds is among them: torch stores its records as they are.
+    """
+    with file.open("rb") as stream:
+        if stream.read(2) != b"PK":
+            return  # a bare pickle
     if not zipfile.is_zipfile(file):
-        return
+        raise CheckpointError(f"{file} is a zip archive without its end: copy or download it again")
     with zipfile.ZipFile(file) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise CheckpointError(f"{file} is a compressed archive, not a torch file: unpack it first")
+        records = archive.infolist()
+    names = {info.filename.partition("/")[2] for info in records}
+    if len({info.filename.partition("/")[0] for info in records}) != 1 or not {"data.pkl", "version"} <= names:
+        raise CheckpointError(f"{file} is a zip archive, but none that torch.save wrote: name the checkpoint itself")
+    if "constants.pkl" in names:
+        raise CheckpointError(f"{file} is a TorchScript program: save its state_dict alone, best as safetensors")
+    if any(info.compress_type != zipfile.ZIP_STORED for info in records):
+        raise CheckpointError(f"{file} is a compressed archive, not a torch file: unpack it first")
 
 
 def _read_torch(file: Path) -> State:
     try:
-        _refuse_bomb(file)
+        _refuse_other_archives(file)
         # DeiT's training checkpoints keep their command line beside the weights: a plain bag of attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -326,8 +340,10 @@ def _read_torch(file: Path) -> State:
             "save its state_dict alone, best as safetensors"
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"cannot read {file} as weights only: {reason}") from None
+        reason = re.split(r"[.\n] |\n| \(", str(error).strip())[0]  # the rest is advice to callers of torch
+        raise CheckpointError(
+            f"{file} is damaged, or no torch file: {type(error).__name__}{': ' if reason else ''}{reason}"
+        ) from None
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
