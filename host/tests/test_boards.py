@@ -16,6 +16,7 @@ from board_programs import small_model
 
 from tvhil.boards import BoardFileError, FirmwareImage, board_facts, build, flash, list_boards, load_board, start
 from tvhil.boards.build import FirmwareError, build_program
+from tvhil.cli import main
 from tvhil.errors import BoardError, ExitCode, InputError, MissingToolError, UsageError
 from tvhil.evaluation.link_device import LinkDevice
 from tvhil.link.errors import LinkClosedError
@@ -115,6 +116,43 @@ def test_boards_whose_firmware_is_each_others_are_refused(tmp_path):
         write_board(tmp_path, text.replace('name = "mini"', f'name = "{name}"\nfirmware_of = "{other}"'), name)
     with pytest.raises(BoardFileError, match="firmware_of"):
         load_board(tmp_path / "mini.toml")
+
+
+@pytest.fixture
+def own_boards_dir(tmp_path, monkeypatch):
+    """Board files: mini, fine; nano, malformed; a folder that is called like one."""
+    folder = tmp_path / "boards"
+    folder.mkdir()
+    monkeypatch.setenv("TVHIL_BOARDS_DIR", str(folder))
+    write_board(folder, MINIMAL)
+    write_board(folder, MINIMAL.replace("arena", "arean"), "nano")
+    (folder / "dir.toml").mkdir()
+    return folder
+
+
+def test_a_folder_is_no_board(own_boards_dir):
+    with pytest.raises(UsageError, match="there is no board 'dir'; known: mini, nano"):
+        load_board("dir")
+    with pytest.raises(BoardFileError, match=r"dir\.toml is a folder, not a board file"):
+        load_board(own_boards_dir / "dir.toml")
+
+
+def test_a_malformed_board_file_leaves_the_other_boards_in_the_list(own_boards_dir):
+    malformed: list[BoardFileError] = []
+    assert [board.name for board in list_boards(malformed)] == ["mini"]
+    assert len(malformed) == 1
+    assert "nano.toml" in str(malformed[0])
+    with pytest.raises(BoardFileError, match=r"nano\.toml"):
+        list_boards()
+
+
+@pytest.mark.parametrize("command", ["boards", "doctor"])
+def test_commands_about_all_boards_name_the_malformed_file_and_do_the_rest(own_boards_dir, command, capsys):
+    assert main([command]) == ExitCode.BAD_INPUT
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "nano.toml: [memory] unknown key 'arean'" in captured.err
+    assert ("mini" if command == "boards" else "python") in captured.out
 
 
 def test_an_unknown_name_in_braces_is_refused_with_the_known_ones(native):

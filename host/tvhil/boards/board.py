@@ -207,12 +207,28 @@ def boards_dir() -> Path:
 
 def board_names() -> list[str]:
     """Names of the boards that have a file."""
-    return sorted(path.stem for path in boards_dir().glob("*.toml"))
+    return sorted(path.stem for path in boards_dir().glob("*.toml") if path.is_file())
 
 
-def list_boards() -> list[Board]:
-    """Every board that has a file, by name."""
-    return [load_board(name) for name in board_names()]
+def list_boards(malformed: list[BoardFileError] | None = None) -> list[Board]:
+    """Every board that has a file, by name.
+
+    Args:
+        malformed: takes what is wrong with files that are malformed, and the other boards are listed; None refuses
+            the first.
+
+    Raises:
+        BoardFileError: a file is malformed.
+    """
+    boards = []
+    for name in board_names():
+        try:
+            boards.append(load_board(name))
+        except BoardFileError as error:
+            if malformed is None:
+                raise
+            malformed.append(error)
+    return boards
 
 
 def load_board(name: str | Path) -> Board:
@@ -238,6 +254,10 @@ def load_board(name: str | Path) -> Board:
         content = tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"there is no board file {path}") from None
+    except IsADirectoryError:
+        raise BoardFileError(f"{path} is a folder, not a board file") from None
+    except OSError as error:
+        raise BoardFileError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # tomllib's own, of a number, of the encoding, of nesting
         raise BoardFileError(f"{path}: {error}") from None
     return _board(path, content)

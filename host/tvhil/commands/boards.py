@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import add_json, emit, list_table
+from tvhil.commands.common import add_json, emit, list_table, notice
 from tvhil.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  tvhil boards             every board
+  tvhil boards             every board; exit code 3 and a line for each file in boards/ that is malformed
   tvhil boards --json -    for machines
 """
 
@@ -27,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List the boards."""
-    from tvhil.boards import list_boards
+    from tvhil.boards import BoardFileError, list_boards
 
-    found = [_describe(board) for board in list_boards()]
+    malformed: list[BoardFileError] = []
+    found = [_describe(board) for board in list_boards(malformed)]
     columns = ["name", "kind", "arena", "flash", "latency in", "cost model", "ready", "what"]
     rows = [
         [
@@ -39,8 +40,11 @@ def run(options: argparse.Namespace) -> int:
         ]
         for b in found
     ]  # fmt: skip
-    emit(options, {"boards": found}, [list_table("Boards", columns, rows)])
-    return ExitCode.OK
+    table = list_table("Boards", columns, rows)
+    emit(options, {"boards": found, "malformed": [str(error) for error in malformed]}, [table])
+    for error in malformed:
+        notice(str(error))
+    return ExitCode.BAD_INPUT if malformed else ExitCode.OK
 
 
 def _describe(board: Board) -> dict[str, Any]:

@@ -8,9 +8,13 @@ import argparse
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from tvhil.commands.common import add_json, emit, list_table, notice
 from tvhil.errors import ExitCode
+
+if TYPE_CHECKING:
+    from tvhil.boards import BoardFileError
 
 EXAMPLES = """\
 examples:
@@ -63,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check the installation."""
-    checks = [_python(), *map(_package, *zip(*_PACKAGES, strict=True)), *_programs()]
+    malformed: list[BoardFileError] = []
+    checks = [_python(), *map(_package, *zip(*_PACKAGES, strict=True)), *_programs(malformed)]
     rows = [
         [c.name, "ok" if c.found else ("MISSING" if c.required else "missing"), c.found or c.get, c.needed_for]
         for c in checks
@@ -73,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
     emit(options, {"checks": [asdict(check) for check in checks], "ok": not missing}, [table])
     for check in missing:
         notice(f"{check.name} is missing ({check.needed_for}): {check.get}")
-    return ExitCode.MISSING_TOOL if missing else ExitCode.OK
+    for error in malformed:
+        notice(str(error))
+    return ExitCode.MISSING_TOOL if missing else ExitCode.BAD_INPUT if malformed else ExitCode.OK
 
 
 def _python() -> Check:
@@ -89,8 +96,9 @@ def _package(name: str, needed_for: str, extra: str) -> Check:
     return Check(name, found, needed_for, not extra, f"pip install {target}")
 
 
-def _programs() -> list[Check]:
+def _programs(malformed: list[BoardFileError]) -> list[Check]:
     """What the boards are built and started with; a board that cannot work is no defect of the installation."""
-    from tvhil.boards import board_facts
+    from tvhil.boards import board_facts, list_boards
 
-    return [Check(fact.name, fact.found, fact.needed_for, False, fact.get) for fact in board_facts()]
+    facts = board_facts(list_boards(malformed))
+    return [Check(fact.name, fact.found, fact.needed_for, False, fact.get) for fact in facts]
