@@ -389,6 +389,75 @@ def test_dirty_lines_are_written_back_when_they_are_replaced(tmp_path: Path) -> 
     assert result.dcache_writeback == 1024
 
 
+@pytest.mark.parametrize("lines", [0, 1, 2, 4])
+def test_autoload_fetches_the_next_lines_while_the_core_works(tmp_path: Path, lines: int) -> None:
+    """A load a line and 600 cycles of work, longer than one fill of 456 cycles."""
+
+    def body(p: Program) -> None:
+        p("l32i", 4, 2, 0)
+        p("addi", 2, 2, 64)
+        p("memw")
+
+    def setup(p: Program) -> None:
+        p.li(2, FLASH)
+
+    work = {"sync__memw": 600 - 3}
+    turns = 60
+    result = totals(tmp_path, body, turns, setup, bytes(1 << 16), dcache__autoload_lines=lines, **work)
+    assert result.dcache_miss == turns // (lines + 1)
+    assert result.stall["dcache"] == 456 * result.dcache_miss, "the others have arrived before they are used"
+    always = totals(
+        tmp_path, body, turns, setup, bytes(1 << 16), dcache__autoload_lines=lines, dcache__autoload_trigger=2, **work
+    )
+    assert always.dcache_miss == (1 if lines else turns)
+
+
+def test_autoload_is_no_faster_than_the_bus_and_a_core_that_comes_early_waits(tmp_path: Path) -> None:
+    body, setup = stream(FLASH, 64)
+    turns = 64
+    plain = totals(tmp_path, body, turns, setup, bytes(1 << 16))
+    ahead = totals(tmp_path, body, turns, setup, bytes(1 << 16), dcache__autoload_lines=1, dcache__autoload_trigger=2)
+    assert (plain.dcache_miss, ahead.dcache_miss) == (turns, 1)
+    assert turns * 456 <= ahead.cycles < plain.cycles
+    assert plain.cycles - ahead.cycles == (turns - 1) * 2, "all that a turn of two cycles can hide"
+    assert ahead.stall["bus"] == 0
+
+
+def test_autoload_stays_in_its_memory_and_writes_back_the_lines_it_replaces(tmp_path: Path) -> None:
+    def last_line(p: Program) -> None:
+        p.li(2, FLASH + (128 << 20) - 64)
+
+    nowhere = totals(tmp_path, instructions(("l32i", 4, 2, 0)), 4, last_line, b"", dcache__autoload_lines=4)
+    assert nowhere.dcache_miss == 1
+
+    def psram(p: Program) -> None:
+        p.li(2, 0x68000000)
+
+    walk = instructions(("s32i", 4, 2, 0), ("addi", 2, 2, 64))
+    result = totals(tmp_path, walk, 2048, psram, dcache__autoload_lines=1)
+    assert result.dcache_miss == 1024
+    assert result.dcache_writeback == 1024
+
+
+def test_code_is_autoloaded_too(tmp_path: Path) -> None:
+    text = CONFIG.read_text()
+    config = tmp_path / "psram_code.toml"
+    config.write_text(re.sub(r"(start = 0x60000000\nsize = 0x08000000\nclass = )\"sram\"", r'\1"psram"', text))
+    p = Program(LX7SIM)
+    for _ in range(1000):
+        p("nop")
+    path = tmp_path / "code.elf"
+    path.write_bytes(p.finish())
+    found = []
+    for lines in (0, 3):
+        with Simulator(config=config, parameters={"icache.autoload_lines": lines}) as simulator:
+            simulator.load(path)
+            simulator.run_to_exit()
+            found.append(simulator.totals())
+    assert found[0].icache_miss / 5 < found[1].icache_miss < found[0].icache_miss / 3
+    assert found[1].cycles < found[0].cycles
+
+
 def test_code_in_flash_or_psram_is_fetched_through_the_instruction_cache(tmp_path: Path) -> None:
     text = CONFIG.read_text()
     config = tmp_path / "psram_code.toml"

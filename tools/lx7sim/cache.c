@@ -2,7 +2,8 @@
 /*
  * The caches between the cores and the SPI bus of flash and PSRAM: an instruction cache and a data cache, both shared
  * by the cores, set associative, least recently used, write back with write allocation. A miss stops the core until
- * the whole line has arrived; the two caches, the two cores and write-backs queue for one bus.
+ * the whole line has arrived; the two caches, the two cores and write-backs queue for one bus. Autoload fetches the
+ * lines that follow an accessed one while the core goes on.
  */
 #include "core.h"
 
@@ -16,12 +17,14 @@ static int configure(lx7_sim_t *sim, cache_t *cache, const char *name, int64_t s
                          (long long)size, (long long)line, (long long)ways);
     free(cache->tag);
     free(cache->dirty);
+    free(cache->arrival);
     cache->sets = (uint32_t)sets;
     cache->ways = (uint32_t)ways;
     cache->line_bits = (uint32_t)__builtin_ctzll((uint64_t)line);
     cache->tag = calloc((size_t)(sets * ways), sizeof *cache->tag);
     cache->dirty = calloc((size_t)(sets * ways), 1);
-    return cache->tag && cache->dirty ? 0 : set_error(sim, "no memory for the %s", name);
+    cache->arrival = calloc((size_t)(sets * ways), sizeof *cache->arrival);
+    return cache->tag && cache->dirty && cache->arrival ? 0 : set_error(sim, "no memory for the %s", name);
 }
 
 /* CPU cycles to move one line: command, address and dummy clocks, then the data. */
@@ -34,6 +37,10 @@ int cache_configure(lx7_sim_t *sim) {
     const timing_t *t = &sim->timing;
     if (configure(sim, &sim->icache, "icache", t->icache_size, t->icache_line, t->icache_ways)) return -1;
     if (configure(sim, &sim->dcache, "dcache", t->dcache_size, t->dcache_line, t->dcache_ways)) return -1;
+    sim->icache.autoload_lines = (uint32_t)t->icache_autoload_lines;
+    sim->icache.autoload_trigger = (uint32_t)t->icache_autoload_trigger;
+    sim->dcache.autoload_lines = (uint32_t)t->dcache_autoload_lines;
+    sim->dcache.autoload_trigger = (uint32_t)t->dcache_autoload_trigger;
     sim->fill_cycles_i[LX7_REGION_FLASH] =
         line_cycles(t, t->flash_command_clocks, t->flash_mhz, t->flash_bits_per_clock, t->icache_line);
     sim->fill_cycles_i[LX7_REGION_PSRAM] =
@@ -51,6 +58,7 @@ static void clear(cache_t *cache) {
     if (!cache->tag) return;
     memset(cache->tag, 0, sizeof *cache->tag * cache->sets * cache->ways);
     memset(cache->dirty, 0, cache->sets * cache->ways);
+    memset(cache->arrival, 0, sizeof *cache->arrival * cache->sets * cache->ways);
 }
 
 void cache_reset(lx7_sim_t *sim) {
@@ -62,8 +70,10 @@ void cache_reset(lx7_sim_t *sim) {
 void cache_free(lx7_sim_t *sim) {
     free(sim->icache.tag);
     free(sim->icache.dirty);
+    free(sim->icache.arrival);
     free(sim->dcache.tag);
     free(sim->dcache.dirty);
+    free(sim->dcache.arrival);
 }
 
 /* First cycle >= from at which the bus is free for length cycles; books it. */
@@ -88,8 +98,8 @@ static bool touch(cache_t *cache, uint32_t address, bool store, bool *victim_dir
     uint32_t line = address >> cache->line_bits, set = line & (cache->sets - 1);
     uint32_t *tag = cache->tag + (size_t)set * cache->ways, wanted = line << 1 | 1;
     uint8_t *dirty = cache->dirty + (size_t)set * cache->ways;
+    uint64_t *arrival = cache->arrival + (size_t)set * cache->ways;
     uint32_t way = 0;
-    cache->access++;
     if (likely(tag[0] == wanted)) {
         dirty[0] |= store;
         return true;
@@ -98,12 +108,14 @@ static bool touch(cache_t *cache, uint32_t address, bool store, bool *victim_dir
         way++;
     bool hit = tag[way] == wanted;
     uint8_t d = hit ? dirty[way] : 0;
+    uint64_t there = hit ? arrival[way] : 0;
     *victim_dirty = !hit && tag[way] & 1 && dirty[way];
     memmove(tag + 1, tag, way * sizeof *tag);
     memmove(dirty + 1, dirty, way);
+    if (cache->autoload_lines) memmove(arrival + 1, arrival, way * sizeof *arrival);
     tag[0] = wanted;
     dirty[0] = d | store;
-    cache->miss += !hit;
+    arrival[0] = there;
     return hit;
 }
 
@@ -112,6 +124,41 @@ static void wait_for_line(cpu_t *cpu, insn_t *ip, uint64_t cycles, lx7_stall_t c
     if (start != cpu->cyc) book_stall(cpu, ip, start - cpu->cyc, LX7_STALL_BUS);
     book_stall(cpu, ip, cycles, cause);
     cpu->cyc = start + cycles;
+}
+
+static bool holds(const cache_t *cache, uint32_t address) {
+    uint32_t line = address >> cache->line_bits;
+    const uint32_t *tag = cache->tag + (size_t)(line & (cache->sets - 1)) * cache->ways;
+    for (uint32_t way = 0; way < cache->ways; way++)
+        if (tag[way] == (line << 1 | 1)) return true;
+    return false;
+}
+
+/* When the cache autoloads: waits for the accessed line if it is still on its way, and requests those after it, as far
+ * as they are of the same memory. The core does not wait for these; the bus is busy with them. */
+static void autoload(cpu_t *cpu, insn_t *ip, cache_t *cache, uint32_t address, bool hit, uint64_t fill_cycles,
+                     lx7_stall_t cause) {
+    lx7_sim_t *sim = cpu->sim;
+    uint32_t line = address >> cache->line_bits;
+    uint64_t there = cache->arrival[(size_t)(line & (cache->sets - 1)) * cache->ways];
+    if (there > cpu->cyc) {
+        book_stall(cpu, ip, there - cpu->cyc, cause);
+        cpu->cyc = there;
+    }
+    if (cache->autoload_trigger != 2 && hit != (cache->autoload_trigger == 1)) return;
+    for (uint32_t i = 1; i <= cache->autoload_lines; i++) {
+        uint32_t next = (line + i) << cache->line_bits;
+        bool victim_dirty = false;
+        if ((sim->ptab[next >> PAGE_BITS] ^ sim->ptab[address >> PAGE_BITS]) & (PF_CLASS | PF_MAPPED)) return;
+        if (holds(cache, next)) continue;
+        touch(cache, next, false, &victim_dirty);
+        if (victim_dirty) {
+            cache->writeback++;
+            bus_reserve(&sim->bus, cpu->cyc, sim->writeback_cycles);
+        }
+        uint64_t start = bus_reserve(&sim->bus, cpu->cyc, fill_cycles);
+        cache->arrival[(size_t)((line + i) & (cache->sets - 1)) * cache->ways] = start + fill_cycles;
+    }
 }
 
 /* The two flash windows are one memory. */
@@ -131,13 +178,18 @@ void cache_data(cpu_t *cpu, insn_t *ip, uint32_t address, uint32_t size, lx7_reg
     }
     for (uint32_t line = first; line <= last; line += step) {
         bool victim_dirty = false;
-        if (likely(touch(cache, line, store, &victim_dirty))) continue;
-        insn_extra(cpu, ip)->dcache_miss++;
-        if (victim_dirty) {
-            cache->writeback++;
-            wait_for_line(cpu, ip, sim->writeback_cycles, LX7_STALL_DCACHE_WR);
+        bool hit = touch(cache, line, store, &victim_dirty);
+        cache->access++;
+        if (unlikely(!hit)) {
+            cache->miss++;
+            insn_extra(cpu, ip)->dcache_miss++;
+            if (victim_dirty) {
+                cache->writeback++;
+                wait_for_line(cpu, ip, sim->writeback_cycles, LX7_STALL_DCACHE_WR);
+            }
+            wait_for_line(cpu, ip, sim->fill_cycles_d[class_id], cause);
         }
-        wait_for_line(cpu, ip, sim->fill_cycles_d[class_id], cause);
+        if (unlikely(cache->autoload_lines)) autoload(cpu, ip, cache, line, hit, sim->fill_cycles_d[class_id], cause);
     }
 }
 
@@ -148,7 +200,15 @@ void cache_fetch(cpu_t *cpu, insn_t *ip, uint32_t address, lx7_region_class_t cl
         book_stall(cpu, ip, (uint64_t)sim->timing.icache_hit, LX7_STALL_ICACHE);
         cpu->cyc += (uint64_t)sim->timing.icache_hit;
     }
-    if (likely(touch(&sim->icache, physical(address), false, &victim_dirty))) return;
-    insn_extra(cpu, ip)->icache_miss++;
-    wait_for_line(cpu, ip, sim->fill_cycles_i[class_id], LX7_STALL_ICACHE);
+    cache_t *cache = &sim->icache;
+    uint32_t line = physical(address);
+    bool hit = touch(cache, line, false, &victim_dirty);
+    cache->access++;
+    if (unlikely(!hit)) {
+        cache->miss++;
+        insn_extra(cpu, ip)->icache_miss++;
+        wait_for_line(cpu, ip, sim->fill_cycles_i[class_id], LX7_STALL_ICACHE);
+    }
+    if (unlikely(cache->autoload_lines))
+        autoload(cpu, ip, cache, line, hit, sim->fill_cycles_i[class_id], LX7_STALL_ICACHE);
 }

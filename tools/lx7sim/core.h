@@ -145,12 +145,14 @@ typedef struct pie_op {
 
 typedef struct cache {
     uint32_t sets, ways, line_bits;
-    uint32_t *tag;  /* [sets][ways]: line address | valid bit 0, most recently used first */
-    uint8_t *dirty; /* [sets][ways] */
+    uint32_t *tag;     /* [sets][ways]: line address | valid bit 0, most recently used first */
+    uint8_t *dirty;    /* [sets][ways] */
+    uint64_t *arrival; /* [sets][ways]: the cycle in which an autoloaded line is there, 0 for others */
+    uint32_t autoload_lines, autoload_trigger;
     uint64_t access, miss, writeback;
 } cache_t;
 
-enum { BUS_SLOTS = 16 };
+enum { BUS_SLOTS = 32 }; /* autoload alone books up to four lines and write-backs for each cache and core */
 
 /* The SPI0 bus that flash and PSRAM share: the latest busy intervals, so that a core running a little behind the
  * other finds the gap it would have found. */
