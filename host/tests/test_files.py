@@ -3,6 +3,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -28,6 +29,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     with pytest.raises(OSError, match="No space"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_a_file_at_once_leave_one_of_theirs_whole(tmp_path):
+    path, start = tmp_path / "a.json", threading.Barrier(4)
+    contents = [bytes([number]) * 100_000 for number in range(4)]
+
+    def write(content):
+        start.wait(10)
+        for _ in range(5):
+            write_whole(path, content)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, contents))
+    assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
 
 

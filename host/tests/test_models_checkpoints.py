@@ -2,6 +2,8 @@
 """Checkpoints: every key migration, resampling, round trips, and refusals in one line."""
 
 import argparse
+import errno
+import os
 import pickle
 import zipfile
 
@@ -289,5 +291,22 @@ def test_a_malformed_configuration_in_the_metadata_is_refused_with_the_file(tmp_
 
 
 def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_nothing(tmp_path):
+    (tmp_path / "a file").write_text("not a folder")
     with pytest.raises(CheckpointError, match="cannot write"):
-        save_checkpoint(tmp_path / "absent" / "c.safetensors", random_state(TINY), TINY)
+        save_checkpoint(tmp_path / "a file" / "c.safetensors", random_state(TINY), TINY)
+    assert [file.name for file in tmp_path.iterdir()] == ["a file"]
+
+
+def test_a_disk_that_is_full_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "c.safetensors"
+    save_checkpoint(file, random_state(TINY), TINY)
+    before = file.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_checkpoint(file, random_state(TINY, 1), TINY)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]

@@ -5,31 +5,44 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when it is complete. Folders in front of it are made.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write a file under; it takes the place of `path` when the block ends without an exception.
 
-    A device or pipe (`/dev/null`, `>(jq .)`) is written to, never replaced by a file.
+    Folders in front of it are made. A device or pipe (`/dev/null`, `>(jq .)`) is written to, never replaced by a file.
 
     Raises:
         OSError: it cannot be written; the old file is still there.
     """
     if path.exists() and not path.is_file():
-        path.write_bytes(content)
+        yield path
         return
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    part = path.with_name(f"{path.name}.part{os.getpid()}-{threading.get_ident()}")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield part
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears under its name only when it is complete, as `replacing` does.
+
+    Raises:
+        OSError: it cannot be written; the old file is still there.
+    """
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def output_file(text: str) -> Path:

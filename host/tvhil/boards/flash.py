@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from tvhil.boards.board import Board
 from tvhil.boards.build import FirmwareImage, Progress, build
 from tvhil.boards.tools import keep_newest
 from tvhil.errors import InputError, UsageError
+from tvhil.files import replacing
 from tvhil.packing.reader import TvitModel, read_model
 from tvhil.prediction.memory import check_fit
 
@@ -80,18 +79,10 @@ def _holds(path: Path, content: bytes, size: int) -> bool:
 
 
 def _write(path: Path, content: bytes, size: int) -> None:
-    """Write aside and move, so that nobody sees half an image. What follows the model is a hole in the file."""
+    """Write the image so that nobody sees half of it. What follows the model is a hole in the file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".flash-", delete=False) as file:
-            try:
-                file.write(content)
-                file.truncate(size)
-                file.flush()
-                os.chmod(file.name, 0o644)  # noqa: PTH101 - a temporary file is private otherwise
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with replacing(path) as part, part.open("wb") as file:
+            file.write(content)
+            file.truncate(size)
     except OSError as error:
         raise InputError(f"{path}: the flash image cannot be written: {error.strerror}") from None

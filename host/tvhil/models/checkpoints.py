@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tvhil.errors import CheckpointError, InputError
+from tvhil.files import replacing
 from tvhil.models.config import ViTConfig
 from tvhil.models.registry import model_config
 from tvhil.models.vision_transformer import Layers, VisionTransformer
@@ -87,21 +88,19 @@ def save_checkpoint(
 ) -> None:
     """Write a tvhil checkpoint: safetensors with the configuration, and any other text, in the metadata.
 
-    The file appears under its name only when it is complete, so an interrupted write loses nothing.
+    The file appears under its name only when it is complete, so an interrupted write loses nothing. Folders in front
+    of it are made.
 
     Raises:
         CheckpointError: the file cannot be written.
     """
     file = Path(path)
-    part = file.with_name(f"{file.name}.part{os.getpid()}")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
-        save_file(tensors, part, metadata={**(metadata or {}), CONFIG_KEY: config.to_json()})
-        part.replace(file)
+        with replacing(file) as part:
+            save_file(tensors, part, metadata={**(metadata or {}), CONFIG_KEY: config.to_json()})
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot write {file}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_model(

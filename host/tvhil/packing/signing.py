@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvhil.errors import InputError, MissingToolError, UsageError
+from tvhil.files import write_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -212,12 +213,7 @@ def _parse(signature: bytes, name: str) -> dict[str, str]:
 def write_signature(model: Path, content: bytes, key: Ed25519PrivateKey) -> Path:
     """Sign a model file's bytes; the signature file, which is replaced where there was one."""
     path = signature_path(model)
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
-    try:
-        part.write_bytes(sign(content, key))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, sign(content, key))
     return path
 
 
