@@ -3,6 +3,9 @@
 
 `[memory]`, `[firmware]`, `[start]`, `[counter]` are read here; `[cost]` by `prediction.latency.CostModel`. Texts in
 `[firmware]` and `[start]` may name the figures of `[memory]` in braces: `--arena={arena}`.
+
+`extends = "other"` brings all of another board's file but its `[cost]`. What the file says itself goes before that, key
+by key; a list in `[firmware]` whose key ends in `_also` (`sources_also`, `cflags_also`) is appended to the other's.
 """
 
 from __future__ import annotations
@@ -264,6 +267,7 @@ def load_board(name: str | Path) -> Board:
 
 
 def _board(path: Path, content: dict[str, Any]) -> Board:
+    content = _extended(path, content)
     tables = {"memory", "firmware", "start", "counter", "cost"}
     plain = {key: value for key, value in content.items() if key not in tables}
     base = _base(path, content)
@@ -294,6 +298,48 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
     return board
 
 
+def _extended(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a board file with that of the board that it extends under it."""
+    own = dict(content)
+    if "extends" not in own:
+        return own
+    name = own.pop("extends")
+    try:
+        base = tomllib.loads(_beside(path, "extends", name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BoardFileError(f"{path}: extends {name!r}: {error}") from None
+    borrowing = next((key for key in ("extends", "firmware_of") if key in {**base, **own}), None)
+    if borrowing:
+        raise BoardFileError(f"{path}: extends {name!r}: {borrowing} cannot be combined with it; name the first board")
+    base.pop("cost", None)
+    for key, value in own.items():
+        table = base.get(key)
+        base[key] = _overlaid(path, table, value, key) if isinstance(table, dict) and isinstance(value, dict) else value
+    return base
+
+
+def _overlaid(path: Path, base: dict[str, Any], own: dict[str, Any], table: str) -> dict[str, Any]:
+    """A table of the other board with a board's own keys over it."""
+    merged = {**base, **own}
+    for key in own if table == "firmware" else ():
+        name = key.removesuffix("_also")
+        if name == key:
+            continue
+        more, given = merged.pop(key), merged.get(name, [])
+        if not isinstance(more, list) or not isinstance(given, list):
+            raise BoardFileError(f"{path}: [{table}] {key} must be a list that is appended to the list {name}")
+        merged[name] = [*given, *more]
+    return merged
+
+
+def _beside(path: Path, key: str, name: object) -> Path:
+    """The file of another board that a board file names."""
+    other = path.parent / f"{name}.toml"
+    if not isinstance(name, str) or name == path.stem or not other.is_file():
+        raise BoardFileError(f"{path}: {key} {name!r}: there is no such board beside this file")
+    return other
+
+
 def _base(path: Path, content: Mapping[str, Any]) -> Board | None:
     """The board that `firmware_of` names, None where the board has a firmware of its own."""
     name = content.get("firmware_of")
@@ -302,9 +348,7 @@ def _base(path: Path, content: Mapping[str, Any]) -> Board | None:
     both = [f"[{key}]" for key in ("memory", "firmware") if key in content]
     if both:
         raise BoardFileError(f"{path}: firmware_of brings the other board's memory and firmware; remove {both[0]}")
-    other = path.parent / f"{name}.toml"
-    if not isinstance(name, str) or name == path.stem or not other.is_file():
-        raise BoardFileError(f"{path}: firmware_of {name!r}: there is no such board beside this file")
+    other = _beside(path, "firmware_of", name)
     if re.search(r"^\s*firmware_of\s*=", other.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
         raise BoardFileError(
             f"{path}: firmware_of {name!r}: that board's firmware is another one's, too; name that one"
