@@ -16,14 +16,20 @@ static const char *const causes[] = {
     [28] = "LoadProhibited",        [29] = "StoreProhibited",
 };
 
-uint32_t fault_emulated_pc;
+uint32_t fault_emulated_pc[FAULT_CORES];
+
+static uint32_t emulated_pc(void) {
+    uint32_t core;
+    __asm__("rsr.prid %0" : "=a"(core));
+    return fault_emulated_pc[core % FAULT_CORES];
+}
 
 static int is_emulated(const xtensa_fault_frame *frame) {
-    return frame->vector == VECTOR_DOUBLE && fault_emulated_pc != 0;
+    return frame->vector == VECTOR_DOUBLE && emulated_pc() != 0;
 }
 
 uint32_t fault_pc(const xtensa_fault_frame *frame) {
-    if (is_emulated(frame)) return fault_emulated_pc;
+    if (is_emulated(frame)) return emulated_pc();
     switch (frame->vector) {
     case VECTOR_DOUBLE:
         return frame->depc;

@@ -20,11 +20,13 @@ _Static_assert(offsetof(xtensa_fault_frame, epc7) == FAULT_EPC7, "vectors.h");
 _Static_assert(offsetof(xtensa_fault_frame, busy) == FAULT_BUSY, "vectors.h");
 _Static_assert(sizeof(xtensa_fault_frame) == FAULT_FRAME_BYTES, "vectors.h");
 
-// Address of an instruction that software executes in place of the core, 0 at other times. Its faults arrive as double
-// exceptions, and are its own.
-extern uint32_t fault_emulated_pc;
+enum { FAULT_CORES = 2 };
 
-// Address of the instruction that faulted, as the vector tells.
+// By core: address of an instruction that software executes in place of it, 0 at other times. Its faults arrive as
+// double exceptions, and are its own.
+extern uint32_t fault_emulated_pc[FAULT_CORES];
+
+// Address of the instruction that faulted, as the vector tells. To be called on the core that faulted.
 uint32_t fault_pc(const xtensa_fault_frame *frame);
 
 // "LoadStoreAlignment", "double exception", "break" ...

@@ -7,6 +7,8 @@
 #error "compile with PIE_DIRECT_MEMORY: the model then reads and writes memory as the program would"
 #endif
 
+_Static_assert((int)PIE_TRAP_CORES == (int)FAULT_CORES, "each has its own of both");
+
 pie_trap_core pie_trap_cores[PIE_TRAP_CORES];
 
 // By the number of the core, for the assembler.
@@ -17,14 +19,22 @@ uint32_t pie_trap_execute(pie_trap_core *core);
 static void count_misaligned(void *context, const pie_insn_t *insn, uint32_t address, uint32_t size) {
     pie_trap_core *core = context;
     (void)insn;
-    (void)size;
     core->misaligned++;
-    core->misaligned_pc = core->pc;
-    core->misaligned_address = address;
+    const uint32_t count = core->place_count;
+    for (uint32_t i = 0; i < count; i++)
+        if (core->places[i].pc == core->pc) return;
+    if (count == PIE_TRAP_PLACES) return;
+    core->places[count] = (pie_trap_place){core->pc, address, size};
+    __atomic_store_n(&core->place_count, count + 1, __ATOMIC_RELEASE);
+}
+
+uint32_t pie_trap_places(const pie_trap_core *core) {
+    return __atomic_load_n(&core->place_count, __ATOMIC_ACQUIRE);
 }
 
 void pie_trap_reset(pie_trap_core *core) {
     pie_reset(&core->state);
+    core->emulated_pc = &fault_emulated_pc[core - pie_trap_cores];
     core->core = (pie_core_t){
         .ar = core->a,
         .ar_mask = 15,
@@ -62,9 +72,9 @@ uint32_t pie_trap_execute(pie_trap_core *core) {
         line = decode(core, line, word);
         if (!line) return 0;
     }
-    fault_emulated_pc = pc; // an access to nowhere is this instruction's fault, not ours
+    *core->emulated_pc = pc; // an access to nowhere is this instruction's fault, not ours
     line->execute(&line->insn, &core->state, &core->core);
-    fault_emulated_pc = 0;
+    *core->emulated_pc = 0;
     core->executed++;
     return pc + line->insn.length;
 }

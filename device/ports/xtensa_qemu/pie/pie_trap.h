@@ -21,7 +21,7 @@
 
 #include "pie_model/pie_model.h"
 
-enum { PIE_TRAP_CACHE_LINES = 1024 };
+enum { PIE_TRAP_CACHE_LINES = 1024, PIE_TRAP_PLACES = 16 };
 
 // A decoded instruction. Code may change under us (a loader, a test), so the bytes are compared, too.
 typedef struct {
@@ -30,15 +30,24 @@ typedef struct {
     pie_insn_t insn;
 } pie_trap_line;
 
+// An instruction that accessed an address that is no multiple of the access, the first time.
+typedef struct {
+    uint32_t pc, address, size;
+} pie_trap_place;
+
+// One of each core, and nobody else's: two cores may trap at the same time.
 typedef struct {
     uint32_t a[16];
     uint32_t sar, pc;
     uint8_t stack[PIE_TRAP_STACK_TOP - 72]; // of the emulation: the program's may be anywhere
     pie_core_t core;
     pie_state_t state;
-    uint32_t f[16]; // FPU registers that vector loads reach, where the core has none
+    uint32_t f[16];        // FPU registers that vector loads reach, where the core has none
+    uint32_t *emulated_pc; // this core's fault_emulated_pc
     uint32_t executed;
-    uint32_t misaligned, misaligned_pc, misaligned_address; // accesses the chip rounds down; the last one's place
+    uint32_t misaligned; // accesses that the chip rounds down
+    uint32_t place_count;
+    pie_trap_place places[PIE_TRAP_PLACES];
     pie_trap_line lines[PIE_TRAP_CACHE_LINES];
 } pie_trap_core;
 
@@ -50,6 +59,9 @@ extern pie_trap_core pie_trap_cores[PIE_TRAP_CORES];
 
 // The vector registers start as zero at the first instruction; call this to use them before.
 void pie_trap_reset(pie_trap_core *core);
+
+// How many places there are, all of them readable, also by another core.
+uint32_t pie_trap_places(const pie_trap_core *core);
 
 #endif
 #endif
