@@ -52,7 +52,7 @@ def open_device(
             line.armed = False
             running.transport = line
         try:
-            client = running.connect(timeouts)
+            client = running.connect(timeouts, log=_firmware_log(board, notice))
             if port is not None:
                 _upload_where_needed(client, model, notice)
             upload = port is not None and Capability.MODEL_RAM in client.hello.capabilities
@@ -63,6 +63,13 @@ def open_device(
         except LinkClosedError:
             running.check()
             raise
+
+
+def _firmware_log(board: Board, notice: Callable[[str], None] | None) -> Callable[[str], None] | None:
+    """Passes on what the firmware logs, as one line."""
+    if notice is None:
+        return None
+    return lambda text: notice(f"{board.name} says: {''.join(c if c.isprintable() else ' ' for c in text)}")
 
 
 def _upload_where_needed(client: LinkClient, model: TvitModel, notice: Callable[[str], None] | None) -> None:
