@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import struct
 
+import numpy as np
 import pytest
-from board_programs import Program, emulated  # noqa: F401 - a fixture
+from board_programs import Program, emulated, small_model  # noqa: F401 - a fixture
+from elftools.elf.elffile import ELFFile
 from pie_model_library import BY_NAME, pie_tables, read_cases
 from test_pie_model_xtensa import record
 
-from tvhil.boards import build, load_board
+from tvhil.boards import build, flash, load_board, start
+from tvhil.boards.build import build_program
+from tvhil.cli import main
+from tvhil.evaluation.link_device import LinkDevice
+from tvhil.evaluation.session import open_device
+from tvhil.prediction import Predictor
 from tvhil.runtime import device_dir
 
 pytestmark = pytest.mark.emulator
@@ -38,23 +47,36 @@ def matrix_round():
 
 
 @pytest.fixture(scope="module")
-def start_program(emulated, tmp_path_factory):  # noqa: F811
-    """Starts the test program; the golden cases lie in its flash."""
+def codes(tmp_path_factory):
+    """The folder of pie_codes.h."""
     folder = tmp_path_factory.mktemp("pie")
     lines = [f"#define {name} .byte {encoding(*code)}" for name, code in CODES.items()]
     lines.append(f"#define MATRIX_ROUND {matrix_round()}")
     (folder / "pie_codes.h").write_text("\n".join(lines) + "\n")
-    flash = folder / "flash.img"
+    return folder
+
+
+def trap_sources():
+    """The trap, the model, and the routines of the test programs."""
+    device = device_dir()
+    port = device / "ports" / "xtensa_qemu"
+    sources = [*sorted((port / "pie").glob("pie_trap.*[cS]")), port / "tests" / "pie_loops.S"]
+    return sources + sorted((device / "pie_model").glob("*.c"))
+
+
+def trap_flags(codes):
+    return ["-DPIE_DIRECT_MEMORY", f"-I{device_dir() / 'pie_model'}", f"-I{codes}"]
+
+
+@pytest.fixture(scope="module")
+def start_program(emulated, codes):  # noqa: F811
+    """Starts the test program; the golden cases lie in its flash."""
+    flash = codes / "flash.img"
     records = [record(case) for case in read_cases()]
     with flash.open("wb") as file:
         file.write(struct.pack("<4I", len(records), 0, 0, 0) + b"".join(records))
         file.truncate(emulated.memory.flash)
-    device = device_dir()
-    port = device / "ports" / "xtensa_qemu"
-    sources = [*sorted((port / "pie").glob("pie_trap.*[cS]")), port / "tests" / "pie_loops.S"]
-    sources += sorted((device / "pie_model").glob("*.c"))
-    flags = ["-DPIE_DIRECT_MEMORY", f"-I{device / 'pie_model'}", f"-I{folder}"]
-    return lambda: Program(emulated, "pie_test", flash, sources, flags)
+    return lambda: Program(emulated, "pie_test", flash, trap_sources(), trap_flags(codes))
 
 
 @pytest.fixture
@@ -95,6 +117,112 @@ def test_a_vector_load_from_nowhere_is_the_fault_of_that_instruction(program):
 def test_an_instruction_that_is_nobodys_is_a_fault_at_its_address(program):
     [[_, address], fault] = ask(program, b"u")
     assert fault == ["fault", "0", address, fault[3]]
+
+
+# --- two cores --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_cores(emulated, codes, tmp_path):  # noqa: F811
+    """The program for two cores on a machine with two, each a thread of the host: they run at the same time."""
+    flash = tmp_path / "flash.img"
+    with flash.open("wb") as file:
+        file.truncate(emulated.memory.flash)
+    command = list(emulated.start.command)
+    at = command.index("-icount")
+    command[at : at + 2] = ["-accel", "tcg,thread=multi", "-smp", "2"]
+    board = dataclasses.replace(emulated, start=dataclasses.replace(emulated.start, command=tuple(command)))
+    sources = [*trap_sources(), device_dir() / "ports" / "xtensa_qemu" / "tests" / "pie_cores.S"]
+    with Program(board, "pie_cores_test", flash, sources, trap_flags(codes)) as running:
+        running.lines("ready")
+        yield running
+
+
+def test_two_cores_execute_vector_instructions_at_the_same_time_each_on_its_own_state(two_cores):
+    first, second, *cores = ask(two_cores, b"b")
+    assert [first[0], second[0]] == ["right", "right"], "the references' ACCX is that of plain C"
+    assert first[1:] != second[1:]
+    assert cores == [["core", "0", "0", "together", "own"], ["core", "1", "0", "together", "own"]]
+
+
+def test_a_fault_of_the_second_core_is_that_of_its_instruction_while_the_first_is_emulating(two_cores):
+    *_, [_, address], fault = ask(two_cores, b"f")
+    assert fault == ["fault", "f", address, "10000000"]
+
+
+# --- the board --------------------------------------------------------------------------------------------------
+
+
+def test_the_board_with_the_trap_runs_the_digits_bit_exact_and_says_what_it_emulated(emulated, tmp_path, capfd):  # noqa: F811
+    out = tmp_path / "r.json"
+    assert main(["run-eval", "digits", "--board", "qemu-xtensa-pie", "--limit", "1", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["board"]["details"]["pie"] == "emulated"
+    assert report["logits"]["bit_exact"] == report["dataset"]["images"] == 1
+    assert "vector instructions emulated since the start: " in capfd.readouterr().err
+
+
+VECTORS_AN_OPERATOR = 3
+MISALIGNED_AN_OPERATOR = 2
+
+
+@pytest.fixture(scope="module")
+def vector_board(emulated, codes):  # noqa: F811
+    """qemu-xtensa-pie with a firmware that executes vector instructions, aligned or not, behind each operator."""
+    board = load_board("qemu-xtensa-pie")
+    device = device_dir()
+    files = sorted({file for pattern in board.firmware.sources for file in device.glob(pattern)})
+    files.remove(device / "ports" / "xtensa_qemu" / "pie" / "pie_report.c")  # included by the test's file
+    tests = device / "ports" / "xtensa_qemu" / "tests"
+    files += [tests / "pie_board_test.c", tests / "pie_board.S"]
+    return board, build_program(board, "pie_board_test", files, extra_flags=[f"-I{codes}"])
+
+
+def elf_symbols(path):
+    with path.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        return {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
+
+
+def test_emulated_instructions_are_counted_and_misaligned_ones_logged_once_an_address(vector_board):
+    board, firmware = vector_board
+    model = small_model()
+    operators = len(model.operators)
+    images = np.random.default_rng(5).integers(0, 256, (2, *model.info.input_shape), np.uint8)
+    said: list[str] = []
+    with start(board, flash(board, model, firmware)) as running:
+        client = running.connect(log=said.append)
+        assert client.info().details == {"pie": "emulated"}
+        device = LinkDevice(client, model)
+        outputs = np.concatenate([device.run(image).output for image in images])
+        details = client.info().details
+    assert np.array_equal(outputs, Predictor(model).run(images))
+    assert details == {
+        "pie": "emulated",
+        "pie_instructions_since_start": str(2 * operators * VECTORS_AN_OPERATOR),
+        "pie_misaligned_since_start": str(2 * operators * MISALIGNED_AN_OPERATOR),
+    }
+    symbols = elf_symbols(firmware.path)
+    data = symbols["pie_board_data"]
+    expected = [
+        f"misaligned vector access at pc 0x{symbols[name]:x}, address 0x{data + offset:x} of 16 bytes, core 0: "
+        "rounded down, as the chip does"
+        for name, offset in (("misaligned_load", 5), ("misaligned_store", 21))
+    ]
+    counted = (
+        f"vector instructions emulated since the start: {operators * VECTORS_AN_OPERATOR}, "
+        f"misaligned accesses: {operators * MISALIGNED_AN_OPERATOR}"
+    )
+    assert said == [*expected, counted]
+
+
+def test_what_the_firmware_logs_is_told_to_people_in_one_line(vector_board, monkeypatch):
+    board, firmware = vector_board
+    monkeypatch.setattr("tvhil.evaluation.session.flash", lambda *_, **__: flash(board, small_model(), firmware))
+    told: list[str] = []
+    with open_device(board, small_model(), notice=told.append) as device:
+        device.run(np.zeros(small_model().info.input_shape, np.uint8))
+    assert [line.split(" at ")[0] for line in told[:2]] == ["qemu-xtensa-pie says: misaligned vector access"] * 2
 
 
 def test_firmware_without_vector_kernels_does_not_contain_the_emulation(emulated):  # noqa: F811

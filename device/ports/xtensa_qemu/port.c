@@ -10,6 +10,7 @@
 #include "counter.h"
 #include "faults.h"
 #include "hardware.h"
+#include "port_extension.h"
 #include "uart.h"
 
 // Sizes and ends, from link.ld.
@@ -98,6 +99,11 @@ static void set_counter(const char *line) {
     counter_init(part[0], part[1]);
 }
 
+__attribute__((weak)) void port_extend(tvit_port *plain, tvit_server *its_server) {
+    (void)plain;
+    (void)its_server;
+}
+
 // Called by start.S. boot_parameters: what the loader left in a2.
 _Noreturn void port_main(uint32_t boot_parameters);
 _Noreturn void port_main(uint32_t boot_parameters) {
@@ -119,6 +125,7 @@ _Noreturn void port_main(uint32_t boot_parameters) {
     port.stack_high = __stack_top;
     port.static_bytes = (uint32_t)(__bss_end - __data_start);
     port.code_bytes = (uint32_t)(__rodata_end - __text_start);
+    port_extend(&port, &server);
     tvit_server_run(&server, &port);
 }
 
