@@ -5,6 +5,8 @@ import argparse
 import errno
 import os
 import pickle
+import threading
+import warnings
 import zipfile
 
 import pytest
@@ -223,9 +225,10 @@ def test_code_in_a_torch_file_is_never_run(tmp_path):
             return (open, (str(tmp_path / "pwned"), "w"))
 
     torch.save({"model": {"x": torch.zeros(1)}, "extra": Hostile()}, tmp_path / "zip.pth")
-    (tmp_path / "bare.pkl").write_bytes(pickle.dumps(Hostile()))
+    (tmp_path / "bare.pkl").write_bytes(pickle.dumps(Hostile(), protocol=4))
     for name in ("zip.pth", "bare.pkl"):
-        with pytest.raises(CheckpointError, match="never unpickled"):
+        with warnings.catch_warnings(), pytest.raises(CheckpointError, match="never unpickled"):
+            warnings.simplefilter("error")  # torch warns of the protocol
             read_checkpoint(tmp_path / name)
     assert not (tmp_path / "pwned").exists()
 
@@ -295,6 +298,18 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_nothing(tmp_
     with pytest.raises(CheckpointError, match="cannot write"):
         save_checkpoint(tmp_path / "a file" / "c.safetensors", random_state(TINY), TINY)
     assert [file.name for file in tmp_path.iterdir()] == ["a file"]
+
+
+def test_a_checkpoint_is_written_into_a_pipe_or_device_not_in_its_place(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    save_checkpoint(pipe, random_state(TINY), TINY)
+    assert pipe.is_fifo()
+    reader.join(10)
+    (tmp_path / "c.safetensors").write_bytes(read[0])
+    assert_same(read_checkpoint(tmp_path / "c.safetensors").state, random_state(TINY))
 
 
 def test_a_disk_that_is_full_leaves_the_old_checkpoint(tmp_path, monkeypatch):

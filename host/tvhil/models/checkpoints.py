@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,12 +21,12 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 from torch.nn import functional as F
 
 from tvhil.errors import CheckpointError, InputError
-from tvhil.files import replacing
+from tvhil.files import write_whole
 from tvhil.models.config import ViTConfig
 from tvhil.models.registry import model_config
 from tvhil.models.vision_transformer import Layers, VisionTransformer
@@ -97,8 +98,8 @@ def save_checkpoint(
     file = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
-        with replacing(file) as part:
-            save_file(tensors, part, metadata={**(metadata or {}), CONFIG_KEY: config.to_json()})
+        # Not safetensors' save_file, which moves a file of its own into the place of whatever is there, devices too.
+        write_whole(file, serialize(tensors, {**(metadata or {}), CONFIG_KEY: config.to_json()}))
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot write {file}: {error}") from None
 
@@ -329,7 +330,8 @@ def _read_torch(file: Path) -> State:
     try:
         _refuse_other_archives(file)
         # DeiT's training checkpoints keep their command line beside the weights: a plain bag of attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, with a request to tell torch's authors
             content = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
