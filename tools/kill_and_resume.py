@@ -25,6 +25,7 @@ from typing import Any
 
 from tvhil.evaluation.journal import read_journal
 
+DURING_START = 0.2  # share of the kills that come before the first image; the others are spread over the evaluation
 OF_TIME = ("link", "seconds")  # in a row of the journal
 LATENCY = ("latency", "layers")  # likewise, where the board counts seconds
 
@@ -39,9 +40,6 @@ def main() -> int:
         "--images", type=int, default=40000, help="synthetic ones, enough for all kills (default 40000)"
     )
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument(
-        "--spread", type=float, default=1.0, help="a kill comes up to so many seconds after the first image is done"
-    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-and-resume-") as folder:
@@ -57,24 +55,33 @@ def compare(options: argparse.Namespace, folder: Path) -> int:
     whole, cut = folder / "whole" / "r.json", folder / "cut" / "r.json"
     began = time.monotonic()
     undisturbed = subprocess.Popen([*map(str, command), "--json", str(whole)], **quiet)
-    while undisturbed.poll() is None and not rows_so_far(whole):
+    while undisturbed.poll() is None and not journal_bytes(whole):
         time.sleep(0.02)
-    until = time.monotonic() - began + options.spread
+    startup = time.monotonic() - began
     if undisturbed.wait():
         print(f"the undisturbed evaluation failed with exit code {undisturbed.returncode}", file=sys.stderr)
         return 1
+    stretch = 0.9 * journal_bytes(whole) / (options.kills + 1)
     draw, resume = random.Random(options.seed), [*map(str, command), "--resume", "--json", str(cut)]
     for kill in range(options.kills):
         process = subprocess.Popen(resume, **quiet)
-        time.sleep(draw.uniform(0, until))
+        if draw.random() < DURING_START:
+            time.sleep(draw.uniform(0, startup))
+        else:
+            until = journal_bytes(cut) + draw.uniform(0, stretch)
+            while process.poll() is None and journal_bytes(cut) <= until:
+                time.sleep(draw.uniform(0, 0.004))
         if process.poll() is not None:
             print(f"finished before kill {kill + 1}: more --images are needed", file=sys.stderr)
             return 1
         process.send_signal(signal.SIGKILL)
         process.wait()
-        print(f"\rkill {kill + 1}: {rows_so_far(cut)} of {options.images} images", end="", file=sys.stderr, flush=True)
+        print(f"\rkill {kill + 1}: {journal_bytes(cut):,} bytes of journal", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    subprocess.run(resume, check=True, **quiet)
+    finished = subprocess.run(resume, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if finished.returncode:
+        print(f"the last resume failed with exit code {finished.returncode}: {finished.stderr.strip()}")
+        return 1
     differences = different_reports(json.loads(whole.read_text()), json.loads(cut.read_text()))
     differences += different_journals(whole, cut)
     for difference in differences:
@@ -92,10 +99,10 @@ def drawn_model(path: Path) -> Path:
     return path
 
 
-def rows_so_far(report: Path) -> int:
-    """Images that a journal holds."""
+def journal_bytes(report: Path) -> int:
+    """Size of a journal so far."""
     journal = report.with_suffix(".journal.jsonl")
-    return journal.read_bytes().count(b'{"image":') if journal.exists() else 0
+    return journal.stat().st_size if journal.exists() else 0
 
 
 def different_reports(left: dict[str, Any], right: dict[str, Any]) -> list[str]:

@@ -39,7 +39,7 @@ def run(arguments, **options):
     ids=["one board", "a rack"],
 )
 def test_an_evaluation_that_was_killed_again_and_again_reports_what_an_undisturbed_one_does(kills, extra):
-    done = run([sys.executable, str(TOOL), "--kills", str(kills), "--spread", "0.3", *extra])
+    done = run([sys.executable, str(TOOL), "--kills", str(kills), *extra])
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{kills} kills" in done.stdout
     assert "0 differences" in done.stdout

@@ -337,11 +337,11 @@ def test_boards_on_tcp_and_rfc_2217_ports_share_an_evaluation_and_a_dead_port_is
 
 def test_a_rack_survives_faults_on_every_line(model_file, tmp_path):
     out = tmp_path / "r.json"
-    plan = "seed=3,count=80,kinds=flip+drop+disconnect+reset"
+    plan = "seed=3,count=40,every=1000,kinds=flip+drop+disconnect+reset"
     assert evaluate(model_file, out, "--board", "native", "--boards", 2, "--limit", 60, "--faults", plan) == 0
     report = json.loads(out.read_text())
     assert report["logits"]["bit_exact"] == 60
-    assert report["faults"]["injected"] > 50
+    assert report["faults"]["injected"] > 20
     assert all(board["quarantined"] is None for board in report["rack"]["boards"])
 
 
