@@ -294,12 +294,3 @@ def test_the_summary_of_many_images_stays_small():
         summary.add(row(i))
     assert summary.latencies.itemsize * summary.latencies.buffer_info()[1] <= 8 * 20_000
     assert summary.images == 20_000
-
-
-def test_a_report_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "r.json"
-    reports.write_report({"a": 1}, path)
-    with pytest.raises(TypeError):
-        reports.write_report({"a": object()}, path)
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]

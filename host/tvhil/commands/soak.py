@@ -11,7 +11,17 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import add_json, add_model, emit, facts_table, notice, open_model, preprocessing_of, stderr
+from tvhil.commands.common import (
+    add_json,
+    add_model,
+    emit,
+    facts_table,
+    notice,
+    open_model,
+    preprocessing_of,
+    stderr,
+    write_json,
+)
 from tvhil.errors import ExitCode, MissingToolError, UsageError
 
 if TYPE_CHECKING:
@@ -122,11 +132,10 @@ def _watch(soak: Soak, options: argparse.Namespace, title: str, picture: Path | 
 
 def _keep(result: dict[str, Any], options: argparse.Namespace, title: str, picture: Path | None) -> dict[str, Any]:
     """Write what there is so far, and return it."""
-    from tvhil.evaluation.report import write_report
     from tvhil.evaluation.soak import draw_timeline
 
     if options.json is not None and str(options.json) != "-":
-        write_report(result, options.json)
+        write_json(result, options.json)
     if picture is not None and result["timeline"]:
         draw_timeline(result, title, picture)
     return result

@@ -8,13 +8,10 @@ resumed reports what an undisturbed one does.
 
 from __future__ import annotations
 
-import json
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,21 +256,6 @@ def fill_latency_prediction(report: Json, prediction: LatencyPrediction | None, 
         row["predicted"] = _number(value)
     rest = prediction.total - sum(value for _, value in prediction.layers)
     latency["layers"].append({"name": REMAINDER, "measured": None, "predicted": _number(rest)})
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write JSON so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(report, file, ensure_ascii=False, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def render(report: Mapping[str, Any], *, layers: bool = False) -> list[RenderableType]:
