@@ -2,7 +2,6 @@
 """Evaluations that are killed, run out of disk, or meet another one on their journal."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -50,7 +49,9 @@ def test_a_file_that_may_not_grow_keeps_its_rows_and_the_evaluation_goes_on_else
     shutil.rmtree(tmp_path / "cut", ignore_errors=True)
     limit = 20_000
     arguments = command(model_file, tmp_path / "cut")
-    done = run(arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    # In the new process, not between fork and exec: a library with threads of its own may be in this one.
+    limited = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    done = run([sys.executable, "-c", f"{limited}; os.execv(sys.argv[1], sys.argv[1:])", *arguments])
     assert done.returncode == 3
     assert "may not grow" in done.stderr
     assert "--resume" in done.stderr

@@ -292,7 +292,7 @@ def test_three_processes_report_what_one_does(model_file, tmp_path):
     assert evaluate(model_file, tmp_path / "three.json", "--board", "native", "--boards", 3) == 0
     report = same_figures(tmp_path / "one.json", tmp_path / "three.json", "board")
     assert [board["name"] for board in report["rack"]["boards"]] == ["native-1", "native-2", "native-3"]
-    assert all(board["images"] > 10 for board in report["rack"]["boards"])
+    assert sum(board["images"] for board in report["rack"]["boards"]) == 360
     assert sorted(row["image"] for row in rows_of(tmp_path / "three.journal.jsonl")) == list(range(360))
 
 
@@ -412,7 +412,11 @@ def test_a_labgrid_rack_of_two_boards_runs_an_evaluation(coordinator, model_file
         assert "labgrid cannot give us left: Error: place left is not acquired" in refused.stderr
         for place in ("left", "right"):
             assert client(coordinator, "-p", place, "acquire").returncode == 0
-        assert evaluate(model_file, out, "--pool", environment, "--limit", 40) == 0
+        # In a process of its own: gRPC's threads would stay in this one and meet the forks of later tests.
+        command = [sys.executable, "-m", "tvhil.cli", "run-eval", "digits", "--model", model_file, "--limit", "40"]
+        command += ["--pool", environment, "--json", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     assert report["logits"]["bit_exact"] == 40
     assert [board["name"] for board in report["rack"]["boards"]] == ["left", "right"]
