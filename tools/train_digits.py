@@ -29,6 +29,7 @@ from rich.progress import Progress
 
 from tvhil.datasets.digits import embedded_digits
 from tvhil.errors import TvhilError
+from tvhil.files import write_whole
 from tvhil.models import VisionTransformer, load_model, model_config, save_checkpoint
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.format import ScaleMode
@@ -135,10 +136,7 @@ def main() -> None:
     recipe["held_out_top1"]["integer"] = integer
     file = pack_vit(replace(vit, meta={**vit.meta, "recipe": recipe}))
     print(f"integer predictor       {integer:.2%}, {len(file):,} bytes packed")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    part = args.output.with_name(args.output.name + ".part")
-    part.write_bytes(file)
-    part.replace(args.output)
+    write_whole(args.output, file)
     print(f"wrote {args.output}")
 
 

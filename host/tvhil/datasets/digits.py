@@ -63,7 +63,10 @@ def make_embedded_digits() -> Arrays:
 
 
 def write_embedded_digits() -> None:
-    """Write `embedded/digits.npz` anew."""
+    """Write `embedded/digits.npz` anew.
+
+    python -c 'from tvhil.datasets.digits import write_embedded_digits; write_embedded_digits()'
+    """
     images, labels, is_test = make_embedded_digits()
     target = Path(__file__).parents[1] / "embedded" / "digits.npz"
     np.savez_compressed(target, images=images, labels=labels, is_test=is_test)

@@ -14,7 +14,6 @@ import numpy as np
 from tvhil import __version__
 from tvhil.errors import InputError
 from tvhil.packing.format import (
-    ALIGN,
     HEADER,
     LANE_LIMIT,
     MAGIC,
@@ -257,4 +256,4 @@ def pack_vit(vit: IntegerViT, codec: Codec = Codec.BASE3, planner: Planner | Non
     return build.finish(model, meta, planner)
 
 
-__all__ = ["ALIGN", "ModelBuilder", "Planner", "check_proof_obligation", "macs_of", "pack_vit"]
+__all__ = ["ModelBuilder", "Planner", "check_proof_obligation", "macs_of", "pack_vit"]

@@ -6,6 +6,25 @@
 #include "../special_registers.inc"
 #include "../vectors.h"
 
+// a1 ... a15 of the program from the block in a12.
+    .macro restore_a1_to_a15
+    l32i a1, a12, 4
+    l32i a2, a12, 8
+    l32i a3, a12, 12
+    l32i a4, a12, 16
+    l32i a5, a12, 20
+    l32i a6, a12, 24
+    l32i a7, a12, 28
+    l32i a8, a12, 32
+    l32i a9, a12, 36
+    l32i a10, a12, 40
+    l32i a11, a12, 44
+    l32i a13, a12, 52
+    l32i a14, a12, 56
+    l32i a15, a12, 60
+    l32i a12, a12, 48
+    .endm
+
     .section .text.pie_trap, "ax"
     .align 4
     .literal_position
@@ -59,21 +78,7 @@ _illegal_entry:
     l32i a3, a12, PIE_TRAP_SAR
     wsr.sar a3
     l32i a0, a12, 0
-    l32i a1, a12, 4
-    l32i a2, a12, 8
-    l32i a3, a12, 12
-    l32i a4, a12, 16
-    l32i a5, a12, 20
-    l32i a6, a12, 24
-    l32i a7, a12, 28
-    l32i a8, a12, 32
-    l32i a9, a12, 36
-    l32i a10, a12, 40
-    l32i a11, a12, 44
-    l32i a13, a12, 52
-    l32i a14, a12, 56
-    l32i a15, a12, 60
-    l32i a12, a12, 48
+    restore_a1_to_a15
     rfe
 
 // No vector instruction: as if we had not been here. a0 and EXCSAVE1 as _fault_entry expects them.
@@ -81,20 +86,6 @@ _illegal_entry:
     wsr.sar a3
     l32i a0, a12, 0
     wsr.excsave1 a0
-    l32i a1, a12, 4
-    l32i a2, a12, 8
-    l32i a3, a12, 12
-    l32i a4, a12, 16
-    l32i a5, a12, 20
-    l32i a6, a12, 24
-    l32i a7, a12, 28
-    l32i a8, a12, 32
-    l32i a9, a12, 36
-    l32i a10, a12, 40
-    l32i a11, a12, 44
-    l32i a13, a12, 52
-    l32i a14, a12, 56
-    l32i a15, a12, 60
-    l32i a12, a12, 48
+    restore_a1_to_a15
     movi a0, VECTOR_USER
     j _fault_entry
