@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tvhil.boards import load_board
-from tvhil.commands.common import EMBEDDED_MODEL
+from tvhil.commands.common import open_model
 from tvhil.errors import MissingToolError
 from tvhil.evaluation.session import open_device
 from tvhil.packing import pack_vit, read_model
@@ -69,10 +69,13 @@ def board(board_name):
 
 
 @pytest.fixture(scope="session")
-def model(model_name):
+def model(model_name, board):
+    """The model to test with; a board whose file names trusted keys takes a signed `--model` only."""
     if model_name in MODELS:
+        if board.trusted_key_files:
+            pytest.skip(f"board {board.name} takes signed models only: give one by --model")
         return read_model(MODELS[model_name]())
-    return read_model(EMBEDDED_MODEL if model_name == "vit_digits" else Path(model_name))
+    return open_model(None if model_name == "vit_digits" else Path(model_name), board.trusted_key_files)[0]
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from tvhil.boards import load_board
 from tvhil.boards.board import boards_dir
 from tvhil.cli import main
 from tvhil.datasets.archives import open_tree
-from tvhil.errors import CheckpointError, DatasetError, ExitCode, MissingToolError
+from tvhil.errors import CheckpointError, DatasetError, ExitCode, InputError, MissingToolError
 from tvhil.models.checkpoints import read_checkpoint
 from tvhil.packing import ModelError, Status, read_model, signing
 from tvhil.packing.signing import SignatureError
@@ -183,6 +183,23 @@ def test_a_board_whose_file_names_trusted_keys_takes_signed_models_only(command,
     assert "is not signed" in capsys.readouterr().err
     assert run("sign", model_file, "--key", private) == 0
     assert run(*arguments) == 0
+
+
+def test_the_labgrid_driver_gives_a_guarded_board_signed_files_only(model_file, keys, tmp_path):
+    driver = pytest.importorskip("tvhil.rack.labgrid_driver", reason="labgrid is not installed (pip install labgrid)")
+    private, public = keys
+    path = tmp_path / "guarded.toml"
+    text = (boards_dir() / "native.toml").read_text().replace('name = "native"', 'name = "guarded"')
+    path.write_text(f'trusted_keys = ["{public.name}"]\n{text}')
+    guarded, open_to_all = load_board(path), load_board("native")
+    read = driver.model_for(open_to_all, model_file)
+    assert driver.model_for(open_to_all, read) is read
+    with pytest.raises(InputError, match="signed models only"):
+        driver.model_for(guarded, read)
+    with pytest.raises(SignatureError, match="is not signed"):
+        driver.model_for(guarded, str(model_file))
+    assert run("sign", model_file, "--key", private) == 0
+    assert driver.model_for(guarded, model_file).signature == read.signature
 
 
 @pytest.mark.parametrize(

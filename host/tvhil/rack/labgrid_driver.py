@@ -22,11 +22,12 @@ from labgrid.factory import target_factory
 from labgrid.resource import SerialPort
 from labgrid.util.proxy import proxymanager
 
-from tvhil.boards import load_board
+from tvhil.boards import Board, load_board
+from tvhil.commands.common import open_model
 from tvhil.errors import BoardError, InputError, TvhilError
 from tvhil.evaluation.link_device import LinkDevice
 from tvhil.evaluation.session import open_device
-from tvhil.packing import TvitModel, read_model
+from tvhil.packing import TvitModel
 from tvhil.rack.pool import Slot
 
 
@@ -57,9 +58,23 @@ class TvhilDriver(Driver):  # type: ignore[misc]
 
     @Driver.check_active  # type: ignore[untyped-decorator]
     def open(self, model: TvitModel | Path | str, **options: Any) -> AbstractContextManager[LinkDevice]:
-        """The board, running a model; options as those of `open_device`."""
-        model = model if isinstance(model, TvitModel) else read_model(Path(model))
-        return open_device(load_board(self.board), model, port=self.url, **options)
+        """The board, running a model; options as those of `open_device`, errors also those of `model_for`."""
+        board = load_board(self.board)
+        return open_device(board, model_for(board, model), port=self.url, **options)
+
+
+def model_for(board: Board, model: TvitModel | Path | str) -> TvitModel:
+    """The model as a board may run it.
+
+    Raises:
+        InputError: the board's file names trusted keys, and this is not a file that one of them signed.
+        ModelError: it is malformed.
+    """
+    if not isinstance(model, TvitModel):
+        return open_model(Path(model), board.trusted_key_files)[0]
+    if board.trusted_key_files:
+        raise InputError(f"board {board.name} takes signed models only: give the file, not what was read from it")
+    return model
 
 
 def environment_slots(path: Path) -> list[Slot]:
