@@ -14,7 +14,7 @@ tvit_status tvit_refuse(tvit_error *error, tvit_status status, const char *secti
 // The operators against the contract (validate.c): shapes, constants, order of writing, trits and channels.
 tvit_status tvit_validate_operators(const tvit_model *model, tvit_error *error);
 
-// PLAN against liveness and the kernels of this build (plan.c).
+// PLAN against liveness (plan.c).
 tvit_status tvit_validate_plan(const tvit_model *model, tvit_error *error);
 
 typedef union {
@@ -25,7 +25,20 @@ typedef union {
     tvit_mean_pool_args mean_pool;
 } tvit_operator_args;
 
-// An operator's arguments. Without an arena (NULL) the pointers into it are NULL: enough for *_buffer_size.
-void tvit_bind_operator(const tvit_model *model, uint32_t index, uint8_t *arena, tvit_operator_args *args);
+// An operator's arguments for kernels of this layout. Without an arena (NULL) the pointers into it are NULL: enough for
+// *_buffer_size.
+void tvit_bind_operator(const tvit_model *model, uint32_t index, tvit_layout layout, uint8_t *arena,
+                        tvit_operator_args *args);
+
+// The layout of a tensor, where the activations have this one.
+tvit_layout tvit_tensor_layout(const tvit_model *model, uint32_t tensor, tvit_layout activations);
+
+static inline uint32_t tvit_element_bytes(const tvit_tensor *tensor) {
+    return tensor->dtype == TVIT_I16 ? 2 : 1;
+}
+
+static inline uint32_t tvit_aligned(uint32_t bytes) {
+    return (bytes + TVIT_ALIGN - 1) & ~(TVIT_ALIGN - 1);
+}
 
 #endif

@@ -105,8 +105,8 @@ static tvit_status check_tensors(const tvit_model *model, tvit_error *error) {
 static tvit_status check_operator_records(const tvit_model *model, tvit_error *error) {
     static const uint8_t params[] = {[TVIT_OP_PATCH_EMBED] = 8,
                                      [TVIT_OP_LAYERNORM] = 9,
-                                     [TVIT_OP_LINEAR] = 9,
-                                     [TVIT_OP_ATTENTION] = 6,
+                                     [TVIT_OP_LINEAR] = 11,
+                                     [TVIT_OP_ATTENTION] = 10,
                                      [TVIT_OP_MEAN_POOL] = 2};
     for (uint32_t i = 0; i < model->operator_count; i++) {
         const tvit_operator *op = &model->operators[i];
@@ -166,6 +166,7 @@ static void point_into(tvit_model *model, const uint8_t *file, const tvit_sectio
     model->operators = (const tvit_operator *)(file + found[OPER]->offset);
     model->plan = (const tvit_plan_record *)(file + found[PLAN]->offset);
     model->tensor_offsets = (const uint32_t *)(file + found[PLAN]->offset + sizeof(tvit_plan_record));
+    model->scratches = (const tvit_plan_scratch *)(model->tensor_offsets + found[TENS]->count);
     model->names = (const char *)(file + found[NAME]->offset);
     model->data = file + found[DATA]->offset;
     model->meta = (const char *)(file + found[META]->offset);
@@ -194,9 +195,11 @@ tvit_status tvit_load_unplanned(tvit_model *model, const void *file, size_t byte
     if ((status = check_operator_records(model, error))) return status;
     if ((status = check_geometry(model, error))) return status;
     if ((status = tvit_validate_operators(model, error))) return status;
-    if (found[PLAN]->count != 1 ||
-        found[PLAN]->bytes != sizeof(tvit_plan_record) + model->tensor_count * sizeof(uint32_t))
-        return tvit_refuse(error, TVIT_BAD_SECTION, "PLAN", TVIT_NO_INDEX, "its size does not match the tensors");
+    if (found[PLAN]->count != 1 || found[PLAN]->bytes != sizeof(tvit_plan_record) +
+                                                             model->tensor_count * sizeof(uint32_t) +
+                                                             model->operator_count * sizeof(tvit_plan_scratch))
+        return tvit_refuse(error, TVIT_BAD_SECTION, "PLAN", TVIT_NO_INDEX,
+                           "its size does not match the tensors and operators");
     return TVIT_OK;
 }
 

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory plan: which bytes of the arena each tensor has. Two tensors may share bytes unless both are alive at the
-// same operator. A tensor is alive from its first access to its last; the image from before the first operator, the
-// logits to behind the last one. The residual stream is one tensor that operators add to in place. The scratch is alive
-// all the time.
+// The memory plan: which bytes of the arena each tensor and each operator's scratch has. Two of them may share bytes
+// unless both are alive at the same operator. A tensor is alive from its first access to its last; the image from
+// before the first operator, the logits to behind the last one; a scratch at its operator only. The residual stream is
+// one tensor that operators add to in place. Image and stream may overlap as tvit_image_lead() tells.
 #include "internal.h"
 
 #define UNPLACED 0xffffffffu
-#define BLOCK 64u
+#define BLOCK 64u // tensors whose lifetimes are looked at together
+#define MAX_ITEMS (TVIT_MAX_TENSORS + TVIT_MAX_OPERATORS)
 
 typedef struct {
     int16_t first, last; // operators; -1 before the first
 } lifetime;
 
-static uint32_t aligned(uint32_t bytes) {
-    return (bytes + TVIT_ALIGN - 1) & ~(TVIT_ALIGN - 1);
-}
-
 static uint32_t tensor_bytes(const tvit_model *model, uint32_t t) {
-    return (uint32_t)tvit_tensor_bytes(&model->tensors[t]);
+    return (uint32_t)tvit_tensor_bytes(model, t);
 }
 
 // Lifetimes of the tensors first ... first + count - 1. One that no operator touches counts as alive at the first.
@@ -48,102 +45,243 @@ static int overlap(uint32_t a, uint32_t a_bytes, uint32_t b, uint32_t b_bytes) {
     return (uint64_t)b + b_bytes > a && (uint64_t)a + a_bytes > b;
 }
 
-size_t tvit_tensor_bytes(const tvit_tensor *tensor) {
-    uint32_t values = tensor->rows * tensor->columns * (tensor->dtype == TVIT_I16 ? 2 : 1);
-    return tensor->flags & TVIT_TENSOR_PER_TOKEN ? aligned(values) + 2 * tensor->rows : values;
+// The last operator that reads the image.
+static uint32_t last_embedding(const tvit_model *model) {
+    for (uint32_t i = model->operator_count; i > 0; i--)
+        if (model->operators[i - 1].kind == TVIT_OP_PATCH_EMBED) return i - 1;
+    return TVIT_NO_INDEX;
 }
 
-static uint32_t scratch_of(const tvit_model *model) {
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < model->operator_count; i++) {
-        uint32_t bytes = (uint32_t)tvit_operator_scratch_bytes(model, i);
-        if (bytes > most) most = bytes;
+// The tensor that may overlap the image: written by the image's last reader, untouched before. TVIT_NO_TENSOR: none.
+static uint32_t overlapping_tensor(const tvit_model *model) {
+    uint32_t embedding = last_embedding(model);
+    if (embedding == TVIT_NO_INDEX) return TVIT_NO_TENSOR;
+    uint32_t tensor = model->operators[embedding].output;
+    lifetime life;
+    find_lifetimes(model, tensor, 1, &life);
+    return life.first == (int16_t)embedding ? tensor : TVIT_NO_TENSOR;
+}
+
+uint32_t tvit_image_lead(const tvit_model *model) {
+    const tvit_model_record *info = model->info;
+    if (overlapping_tensor(model) == TVIT_NO_TENSOR) return UNPLACED;
+    uint32_t per_line = info->image_width / info->patch_size, patches = info->tokens - info->prefix_tokens;
+    uint32_t line_bytes = (uint32_t)info->image_width * info->image_channels * info->patch_size, lead = 0;
+    for (uint32_t end = TVIT_BLOCK_TOKENS; end < info->tokens + TVIT_BLOCK_TOKENS; end += TVIT_BLOCK_TOKENS) {
+        uint32_t gathered = end < info->prefix_tokens ? 0 : end - info->prefix_tokens;
+        uint32_t read = (gathered < patches ? gathered : patches) / per_line * line_bytes;
+        uint32_t written = end * info->embed_dim * sizeof(int16_t);
+        if (written > read && written - read > lead) lead = written - read;
     }
-    return aligned(most);
+    return tvit_aligned(lead);
 }
 
 // --- planning ----------------------------------------------------------------------------------------------------
 
-// The lowest offset at which tensor t meets no placed tensor that is alive together with it.
-static uint32_t first_fit(const tvit_model *model, const lifetime *life, const uint32_t *offsets, uint32_t t) {
-    uint32_t bytes = tensor_bytes(model, t), at = 0;
-    for (uint32_t u = 0; u < model->tensor_count; u++) {
-        if (offsets[u] == UNPLACED || !together(life[t], life[u])) continue;
-        uint32_t other = tensor_bytes(model, u);
-        if (!overlap(at, bytes, offsets[u], other)) continue;
-        at = aligned(offsets[u] + other);
-        u = UNPLACED; // it moved up: look at all of them again
+// What has a place in the arena: the tensors, then the operators' scratches.
+typedef struct {
+    uint32_t offset, bytes; // bytes a multiple of 16
+    lifetime life;
+} item;
+
+typedef struct {
+    uint32_t tensors, count; // items
+    uint32_t partner, lead;  // the item that may overlap the image, and from where on
+    item items[MAX_ITEMS];
+    uint16_t order[MAX_ITEMS];  // in which the items are placed
+    uint16_t placed[MAX_ITEMS]; // those that have a place, by offset
+} layout;
+
+// The lowest offset at which item i meets no placed one that is alive together with it.
+static uint32_t first_fit(const layout *l, uint32_t i, uint32_t placed) {
+    const item *mine = &l->items[i];
+    uint32_t at = 0;
+    for (uint32_t j = 0; j < placed; j++) {
+        uint32_t u = l->placed[j];
+        const item *other = &l->items[u];
+        if (at + mine->bytes <= other->offset) break; // and so all that follow
+        uint32_t end = other->offset + other->bytes;
+        if (!together(mine->life, other->life) || at >= end) continue;
+        if (i == 0 && u == l->partner) end = other->offset + l->lead;
+        if (i == l->partner && u == 0 && at + l->lead <= other->offset) continue;
+        if (at < end) at = end;
     }
     return at;
 }
 
-tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets) {
-    lifetime life[TVIT_MAX_TENSORS];
-    if (!model || !result || !offsets) return TVIT_BAD_ARGUMENT;
-    uint64_t total = 0;
-    for (uint32_t t = 0; t < model->tensor_count; t++) {
-        offsets[t] = UNPLACED;
-        total += aligned(tensor_bytes(model, t));
+// Place the items in order; the bytes they need.
+static uint32_t place(layout *l) {
+    uint32_t most = 0;
+    for (uint32_t placed = 0; placed < l->count; placed++) {
+        uint32_t i = l->order[placed], at = placed;
+        item *mine = &l->items[i];
+        mine->offset = first_fit(l, i, placed);
+        if (mine->offset + mine->bytes > most) most = mine->offset + mine->bytes;
+        for (; at > 0 && l->items[l->placed[at - 1]].offset > mine->offset; at--)
+            l->placed[at] = l->placed[at - 1];
+        l->placed[at] = (uint16_t)i;
     }
-    result->scratch_bytes = scratch_of(model);
-    if (total + result->scratch_bytes >= UNPLACED) return TVIT_ARENA_TOO_SMALL; // of any 32-bit machine
-    find_lifetimes(model, 0, model->tensor_count, life);
+    return most;
+}
 
-    uint32_t end = 0;
-    for (uint32_t placed = 0; placed < model->tensor_count; placed++) {
-        uint32_t largest = UNPLACED;
-        for (uint32_t t = 0; t < model->tensor_count; t++)
-            if (offsets[t] == UNPLACED &&
-                (largest == UNPLACED || tensor_bytes(model, t) > tensor_bytes(model, largest)))
-                largest = t;
-        offsets[largest] = first_fit(model, life, offsets, largest);
-        uint32_t behind = aligned(offsets[largest] + tensor_bytes(model, largest));
-        if (behind > end) end = behind;
+// Bytes alive at each operator (loads[0]: before the first); the most of them.
+static uint32_t find_loads(const layout *l, uint32_t *loads, uint32_t count) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < count; i++)
+        loads[i] = 0;
+    for (uint32_t i = 0; i < l->count; i++)
+        for (int32_t at = l->items[i].life.first; at <= l->items[i].life.last; at++)
+            loads[at + 1] += l->items[i].bytes;
+    for (uint32_t i = 0; i < count; i++)
+        if (loads[i] > most) most = loads[i];
+    return most;
+}
+
+// What an order goes by first; among equals the larger item comes first, then the lower number.
+enum { BY_SIZE, BY_LIFETIME, BY_AREA, BY_LOAD, BY_START, ORDERS };
+
+static uint64_t rank(const layout *l, const uint32_t *loads, uint32_t i, int order) {
+    const item *mine = &l->items[i];
+    uint32_t length = (uint32_t)(mine->life.last - mine->life.first + 1), load = 0;
+    switch (order) {
+    case BY_LIFETIME:
+        return length;
+    case BY_AREA:
+        return (uint64_t)length * mine->bytes;
+    case BY_LOAD:
+        for (int32_t at = mine->life.first; at <= mine->life.last; at++)
+            if (loads[at + 1] > load) load = loads[at + 1];
+        return load;
+    case BY_START:
+        return (uint32_t)(TVIT_MAX_OPERATORS - mine->life.first);
+    default:
+        return 0;
     }
-    result->scratch_offset = end;
-    result->arena_bytes = end + result->scratch_bytes;
+}
+
+static void sort(layout *l, const uint32_t *loads, int order, int image_first) {
+    uint64_t ranks[MAX_ITEMS];
+    for (uint32_t i = 0; i < l->count; i++) {
+        uint32_t at = i;
+        ranks[i] = rank(l, loads, i, order);
+        if (image_first && (i == 0 || i == l->partner)) ranks[i] = UINT64_MAX - (i == 0);
+        for (; at > 0; at--) {
+            uint32_t before = l->order[at - 1];
+            if (ranks[before] > ranks[i]) break;
+            if (ranks[before] == ranks[i] && l->items[before].bytes >= l->items[i].bytes) break;
+            l->order[at] = (uint16_t)before;
+        }
+        l->order[at] = (uint16_t)i;
+    }
+}
+
+static tvit_status find_items(const tvit_model *model, layout *l) {
+    lifetime life[TVIT_MAX_TENSORS];
+    uint64_t total = 0;
+    find_lifetimes(model, 0, model->tensor_count, life);
+    l->tensors = model->tensor_count;
+    l->count = model->tensor_count + model->operator_count;
+    l->partner = overlapping_tensor(model);
+    l->lead = tvit_image_lead(model);
+    for (uint32_t i = 0; i < l->count; i++) {
+        item *mine = &l->items[i];
+        uint32_t op = i - l->tensors;
+        size_t bytes = i < l->tensors ? tensor_bytes(model, i) : tvit_planned_scratch_bytes(model, op);
+        mine->life = i < l->tensors ? life[i] : (lifetime){(int16_t)op, (int16_t)op};
+        mine->bytes = tvit_aligned((uint32_t)bytes);
+        mine->offset = 0;
+        total += (uint64_t)bytes + TVIT_ALIGN;
+    }
+    return total < UNPLACED ? TVIT_OK : TVIT_ARENA_TOO_SMALL; // of any 32-bit machine
+}
+
+tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets,
+                      tvit_plan_scratch *scratches) {
+    layout l;
+    uint32_t loads[TVIT_MAX_OPERATORS + 2];
+    if (!model || !result || !offsets || !scratches) return TVIT_BAD_ARGUMENT;
+    tvit_status status = find_items(model, &l);
+    if (status) return status;
+    uint32_t bound = find_loads(&l, loads, model->operator_count + 2);
+    *result = (tvit_plan_result){.arena_bytes = UNPLACED, .scratch_bytes = 0};
+    int image_first = l.partner != TVIT_NO_TENSOR && l.lead < l.items[l.partner].bytes;
+    for (int order = 0; order < 2 * ORDERS && (image_first || result->arena_bytes > bound); order++) {
+        if (order % 2 && !image_first) continue;
+        sort(&l, loads, order / 2, order % 2);
+        uint32_t arena = place(&l);
+        if (arena >= result->arena_bytes) continue;
+        result->arena_bytes = arena;
+        for (uint32_t i = 0; i < l.tensors; i++)
+            offsets[i] = l.items[i].offset;
+        for (uint32_t i = l.tensors; i < l.count; i++)
+            scratches[i - l.tensors] = (tvit_plan_scratch){l.items[i].offset, l.items[i].bytes};
+    }
+    for (uint32_t i = 0; i < model->operator_count; i++)
+        if (scratches[i].bytes > result->scratch_bytes) result->scratch_bytes = scratches[i].bytes;
     return TVIT_OK;
 }
 
 // --- validation --------------------------------------------------------------------------------------------------
 
-static tvit_status check_placement(const tvit_model *model, uint32_t t, tvit_error *error) {
+// Inside the arena and aligned.
+static int is_placed(const tvit_model *model, uint32_t offset, uint32_t bytes) {
+    uint32_t end = model->plan->arena_bytes;
+    return offset % TVIT_ALIGN == 0 && offset <= end && bytes <= end - offset;
+}
+
+static tvit_status check_records(const tvit_model *model, tvit_error *error) {
     const tvit_plan_record *plan = model->plan;
-    uint32_t at = model->tensor_offsets[t], bytes = tensor_bytes(model, t);
-    if (at % TVIT_ALIGN || at > plan->arena_bytes || bytes > plan->arena_bytes - at)
-        return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", t, "a tensor outside the arena or misaligned");
-    if (overlap(at, bytes, plan->scratch_offset, plan->scratch_bytes))
-        return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", t, "a tensor overlaps the scratch");
+    uint32_t most = 0;
+    int misplaced = 0;
+    for (uint32_t i = 0; i < model->operator_count; i++) {
+        const tvit_plan_scratch *s = &model->scratches[i];
+        misplaced |= !is_placed(model, s->offset, s->bytes);
+        if (s->bytes > most) most = s->bytes;
+    }
+    if (plan->reserved[0] || plan->reserved[1] || plan->arena_bytes % TVIT_ALIGN || plan->scratch_bytes != most)
+        return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", TVIT_NO_INDEX, "the plan's record does not hold");
+    if (misplaced)
+        return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", TVIT_NO_INDEX, "a scratch outside the arena or misaligned");
+    for (uint32_t t = 0; t < model->tensor_count; t++)
+        if (!is_placed(model, model->tensor_offsets[t], tensor_bytes(model, t)))
+            return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", t, "a tensor outside the arena or misaligned");
     return TVIT_OK;
+}
+
+static int meets_scratch(const tvit_model *model, uint32_t t, lifetime life) {
+    uint32_t at = model->tensor_offsets[t], bytes = tensor_bytes(model, t);
+    for (uint32_t i = 0; i < model->operator_count; i++) {
+        const tvit_plan_scratch *s = &model->scratches[i];
+        if (s->bytes && together(life, (lifetime){(int16_t)i, (int16_t)i}) && overlap(at, bytes, s->offset, s->bytes))
+            return 1;
+    }
+    return 0;
 }
 
 // Tensors in blocks, so that a model of many needs little stack.
 tvit_status tvit_validate_plan(const tvit_model *model, tvit_error *error) {
-    const tvit_plan_record *plan = model->plan;
-    if (plan->reserved || plan->scratch_offset % TVIT_ALIGN || plan->scratch_offset > plan->arena_bytes ||
-        plan->scratch_bytes > plan->arena_bytes - plan->scratch_offset)
-        return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", TVIT_NO_INDEX, "the scratch lies outside the arena");
     lifetime mine[BLOCK], others[BLOCK];
+    tvit_status status = check_records(model, error);
+    if (status) return status;
+    const uint32_t *offsets = model->tensor_offsets;
+    uint32_t partner = overlapping_tensor(model), lead = tvit_image_lead(model);
     for (uint32_t t0 = 0; t0 < model->tensor_count; t0 += BLOCK) {
         uint32_t t1 = model->tensor_count - t0 < BLOCK ? model->tensor_count : t0 + BLOCK;
         find_lifetimes(model, t0, t1 - t0, mine);
-        for (uint32_t t = t0; t < t1; t++) {
-            tvit_status status = check_placement(model, t, error);
-            if (status) return status;
-        }
+        for (uint32_t t = t0; t < t1; t++)
+            if (meets_scratch(model, t, mine[t - t0]))
+                return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", t, "a tensor overlaps a scratch while it is alive");
         for (uint32_t u0 = 0; u0 <= t0; u0 += BLOCK) {
             find_lifetimes(model, u0, u0 == t0 ? t1 - t0 : BLOCK, others);
             for (uint32_t t = t0; t < t1; t++)
-                for (uint32_t u = u0; u < t && u < u0 + BLOCK; u++)
-                    if (together(mine[t - t0], others[u - u0]) &&
-                        overlap(model->tensor_offsets[t], tensor_bytes(model, t), model->tensor_offsets[u],
-                                tensor_bytes(model, u)))
-                        return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", t,
-                                           "a tensor overlaps another while both are alive");
+                for (uint32_t u = u0; u < t && u < u0 + BLOCK; u++) {
+                    if (!together(mine[t - t0], others[u - u0])) continue;
+                    if (!overlap(offsets[t], tensor_bytes(model, t), offsets[u], tensor_bytes(model, u))) continue;
+                    if (u == 0 && t == partner && offsets[0] >= (uint64_t)offsets[t] + lead) continue;
+                    return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", t,
+                                       "a tensor overlaps another while both are alive");
+                }
         }
     }
-    if (plan->scratch_bytes < scratch_of(model))
-        return tvit_refuse(error, TVIT_BAD_PLAN, "PLAN", TVIT_NO_INDEX,
-                           "the scratch is too small for the kernels of this build: pack the model again");
     return TVIT_OK;
 }

@@ -40,8 +40,8 @@ from tvhil.packing.format import (
 )
 
 CFLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra")
-SOURCE_PATTERNS = ("runtime/*.c", "kernels/portable/*.c", "app/crc32.c")
-HEADER_PATTERNS = ("include/tvit/*.h", "runtime/*.h", "kernels/portable/*.h", "app/crc32.h")
+SOURCE_PATTERNS = ("runtime/*.c", "kernels/portable/*.c", "kernels/pie/buffer_sizes.c", "app/crc32.c")
+HEADER_PATTERNS = ("include/tvit/*.h", "runtime/*.h", "kernels/portable/*.h", "kernels/pie/pie_kernels.h", "app/crc32.h")
 NO_INDEX = 0xFFFFFFFF
 
 # Called after each operator with its index; a true result stops the run.

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define TVIT_MAGIC 0x54495654u // "TVIT", little-endian
-#define TVIT_VERSION 1u
+#define TVIT_VERSION 2u
 #define TVIT_ALIGN 16u
 #define TVIT_MAX_SECTIONS 16u
 #define TVIT_MAX_TENSORS 1024u
@@ -73,7 +73,17 @@ typedef enum {
 #define TVIT_OP_ADD 1u
 #define TVIT_OP_TABLE 2u
 
-typedef enum { TVIT_CODEC_2BIT = 0, TVIT_CODEC_BASE3 = 1 } tvit_codec;
+typedef enum { TVIT_CODEC_2BIT = 0, TVIT_CODEC_BASE3 = 1, TVIT_CODEC_GAPS = 2 } tvit_codec;
+
+// A row of the codec `gaps` (FORMAT.md, "Gaps"): its header, and four bits an instruction.
+#define TVIT_GAPS_MAX_K 4095u
+#define TVIT_GAPS_MIN_INSTRUCTIONS 3u
+#define TVIT_GAPS_PADDING 32u // zero bytes behind the last tile: decoders read ahead
+#define TVIT_GAPS_INSTRUCTIONS(header) ((header)&4095u)
+#define TVIT_GAPS_POSITION(header) ((header) >> 12 & 31u)   // of the first instruction
+#define TVIT_GAPS_FIRST_GAP(header) ((header) >> 17 & 31u)  // from the first to the second
+#define TVIT_GAPS_SECOND_GAP(header) ((header) >> 22 & 31u) // from the second to the third
+#define TVIT_GAPS_RESERVED(header) ((header) >> 27)
 
 // Fields named *_at are offsets into the DATA section.
 typedef struct {
@@ -87,11 +97,12 @@ typedef struct {
 } tvit_layernorm_params;
 
 typedef struct {
-    uint32_t k, n, codec, trits_at, channels_at, limit, table_at, first_row, rows;
+    uint32_t k, n, codec, trits_at, channels_at, limit, table_at, first_row, rows, output_row, output_column;
 } tvit_linear_params;
 
 typedef struct {
     uint32_t heads, head_dim, score_shift, exp_multiplier, out_multiplier, out_shift;
+    uint32_t q_column, k_column, v_column, output_column; // of head 0; head i is at + i * head_dim
 } tvit_attention_params;
 
 typedef struct {
@@ -114,9 +125,16 @@ typedef struct {
     } param;
 } tvit_operator;
 
+// PLAN: this record, a u32 offset a tensor, a tvit_plan_scratch an operator.
 typedef struct {
-    uint32_t arena_bytes, scratch_offset, scratch_bytes, reserved;
+    uint32_t arena_bytes;   // a multiple of 16
+    uint32_t scratch_bytes; // of the operator that has most
+    uint32_t reserved[2];
 } tvit_plan_record;
+
+typedef struct {
+    uint32_t offset, bytes; // offset a multiple of 16; used by this operator only
+} tvit_plan_scratch;
 
 // One output channel of a linear operator (CONTRACT.md, section 1).
 #define TVIT_CHANNEL_BIAS(record) ((int32_t)(record) >> 12)
@@ -129,5 +147,6 @@ _Static_assert(sizeof(tvit_model_record) == 128, "model record");
 _Static_assert(sizeof(tvit_tensor) == 16, "tensor record");
 _Static_assert(sizeof(tvit_operator) == 64, "operator record");
 _Static_assert(sizeof(tvit_plan_record) == 16, "plan record");
+_Static_assert(sizeof(tvit_plan_scratch) == 8, "scratch of an operator");
 
 #endif

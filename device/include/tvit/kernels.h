@@ -1,10 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // The operators. Each has a portable implementation (suffix _portable, kernels/portable/<op>.c); SIMD twins share the
-// stem. CONTRACT.md defines every result to the bit, so twins agree exactly. `tvit_kernels` is the table in use.
+// stem (suffix _pie, kernels/pie/). CONTRACT.md defines every result to the bit, so twins agree exactly.
+// tvit_kernel_table names the kernels that go together.
 //
-// All arrays are row-major without padding. `scratch` is 16-byte aligned and as large as the operator's *_buffer_size;
-// it holds nothing between calls and may be NULL where that size is 0. Arguments were validated when the model was
-// loaded (FORMAT.md, "What a reader refuses"): kernels do not check them again.
+// Activations are i8 or i16 tensors of tokens (rows) by columns, in the layout of the kernel table:
+//
+//   TVIT_LAYOUT_ROWS          row-major without padding, "[rows][columns]" below.
+//   TVIT_LAYOUT_TOKEN_BLOCKS  [rows / 16][columns][16]: element (t, c) is number t/16 * columns*16 + c*16 + t%16, for
+//                             i8 and for i16. Rows are padded to 16. Lanes behind the last row hold anything, may be
+//                             read and written, and never influence a result.
+//
+// The image and the logits are row-major without padding in both. A pointer to an activation already points at the
+// first row and column an operator works on: row-major + row * columns + column elements, in token blocks + row *
+// columns + column * 16, where rows are multiples of 16 (but for input_lane below). `*_columns` is the number of
+// columns of the tensor it points into, the distance of two rows, or of two blocks divided by 16.
+//
+// `scratch` is 16-byte aligned and as large as the operator's *_buffer_size; it holds nothing between calls and may be
+// NULL where that size is 0. Arguments were validated when the model was loaded (FORMAT.md, "What a reader refuses"):
+// kernels do not check them again.
 #ifndef TVIT_KERNELS_H
 #define TVIT_KERNELS_H
 
@@ -13,22 +26,37 @@
 
 #include "tvit/format.h"
 
+#define TVIT_BLOCK_TOKENS 16u
+#define TVIT_MAX_CORES 2u
+
+typedef enum { TVIT_LAYOUT_ROWS = 0, TVIT_LAYOUT_TOKEN_BLOCKS = 1 } tvit_layout;
+
+// Who else works on this operator. Every part calls the kernel with the same arguments and the same scratch and takes
+// its share of the work by `part` and `parts` alone; the result does not depend on `parts`.
+typedef struct tvit_team {
+    uint32_t part, parts;                          // part < parts <= TVIT_MAX_CORES
+    void (*barrier)(const struct tvit_team *team); // returns when every part has called it; not called where parts == 1
+} tvit_team;
+
 // A ternary matrix as it lies in the model file.
 typedef struct {
-    const uint8_t *trits;     // tiles of 16 channels (FORMAT.md, "Trits"), 4-byte aligned
+    const uint8_t *trits;     // tiles of 16 channels (FORMAT.md, "Trits"), 16-byte aligned
     const uint32_t *channels; // [n] channel records: bias << 12 | gain << 5 | shift
-    uint32_t k;               // inputs, 1 ... 65536
+    uint32_t k;               // inputs, 1 ... 65536; at most 4095 for TVIT_CODEC_GAPS
     uint32_t n;               // output channels, 1 ... 65536
     uint32_t codec;           // tvit_codec
 } tvit_ternary_matrix;
 
 // Bytes of one tile of `channels` rows of `k` trits, and of a whole [n][k] matrix, padding included.
-// Below 2^31 for channels <= 16, k and n <= 65536.
+// Below 2^31 for channels <= 16, k and n <= 65536. Not for TVIT_CODEC_GAPS, whose size depends on its trits.
 uint32_t tvit_tile_bytes(uint32_t codec, uint32_t channels, uint32_t k);
 uint32_t tvit_matrix_bytes(uint32_t codec, uint32_t n, uint32_t k);
 
 // --- patch embedding (CONTRACT.md, section 4) --------------------------------------------------------------------
 
+// The image may overlap the output where tvit_image_lead() allows it (runtime.h). In token blocks a kernel therefore
+// computes the blocks in increasing order and finishes reading the patches of a block before it writes the block,
+// prefix tokens and all 16 lanes of the last block included; a row-major kernel copies the image first.
 typedef struct {
     tvit_ternary_matrix weights; // k = patch_size * patch_size * image_channels
     const uint8_t *image;        // [image_height][image_width][image_channels]
@@ -76,21 +104,29 @@ typedef struct {
     tvit_linear_output kind;
     int32_t limit;                // 1 ... 127 where the output is int8
     const void *table;            // 256 entries; NULL where kind has none
-    void *output;                 // [rows][n], int8_t or int16_t as kind says
+    void *output;                 // [rows][n] of [..][output_columns], int8_t or int16_t as kind says
     uint16_t *output_multipliers; // [rows], 1 ... 32767, for TVIT_LINEAR_TABLE_PER_TOKEN; NULL otherwise
+    uint32_t output_columns;      // of the output tensor, n or more
+    uint32_t input_lane;          // token blocks: lane of the first row, `input` points to its block; else 0
+    uint32_t output_is_row;       // 1: the output is one row-major row of int16, the logits, and rows is 1
 } tvit_linear_args;
 
 // --- attention (sections 6 and 7) --------------------------------------------------------------------------------
 
+// The output may be the same memory as q: the same tensor and columns. What lies in k's columns afterwards, all tokens,
+// is not defined: kernels may use them as memory of their own.
 typedef struct {
-    const int8_t *q, *k, *v; // [tokens][heads * head_dim], -127 ... 127
-    uint32_t tokens;         // 1 ... 2048
+    const int8_t *q; // [tokens][heads * head_dim] of [tokens][q_columns], -127 ... 127
+    int8_t *k;       // likewise
+    const int8_t *v; // likewise
+    uint32_t q_columns, k_columns, v_columns, output_columns; // of the tensors, heads * head_dim or more
+    uint32_t tokens;                                          // 1 ... 2048
     uint32_t heads, head_dim;
     uint32_t score_shift;         // 0 ... 15
     int32_t exp_multiplier;       // 1 ... 32767
     uint32_t out_multiplier;      // 1 ... 2^28 - 1
     uint32_t out_shift;           // 1 ... 24
-    int8_t *output;               // [tokens][heads * head_dim], -127 ... 127
+    int8_t *output;               // [tokens][heads * head_dim] of [tokens][output_columns], -127 ... 127
     uint32_t per_token;           // 1: the rows are quantized (section 8), 0: static scales
     uint16_t *output_multipliers; // [tokens], 1 ... 32767, where per_token
 } tvit_attention_args;
@@ -101,7 +137,8 @@ typedef struct {
     const int16_t *input; // [rows][n], -32767 ... 32767
     uint32_t rows;        // 1 ... 65535
     uint32_t n;
-    int16_t *output; // [n], -32767 ... 32767
+    int16_t *output;     // [n], -32767 ... 32767; in token blocks [n][16], of which lane 0 is the result
+    uint32_t input_lane; // token blocks: lane of the first row, `input` points to its block; else 0
 } tvit_mean_pool_args;
 
 // --- the portable implementations --------------------------------------------------------------------------------
@@ -163,20 +200,30 @@ uint16_t tvit_token_quantize_portable(int8_t *output, const int16_t *input, uint
 
 // --- dispatch ----------------------------------------------------------------------------------------------------
 
+// The kernels that go together. Buffer sizes use the shapes in args only, never its pointers, and hold for every number
+// of cores.
 typedef struct {
-    void (*patch_embed)(const tvit_patch_embed_args *args, void *scratch);
+    const char *name; // "portable", "pie"
+    tvit_layout layout;
+    uint32_t parallel; // 1: kernels share the work by their team; 0: they are called once, with a team of one
+    void (*patch_embed)(const tvit_patch_embed_args *args, void *scratch, const tvit_team *team);
     size_t (*patch_embed_buffer_size)(const tvit_patch_embed_args *args);
-    void (*layernorm)(const tvit_layernorm_args *args, void *scratch);
+    void (*layernorm)(const tvit_layernorm_args *args, void *scratch, const tvit_team *team);
     size_t (*layernorm_buffer_size)(const tvit_layernorm_args *args);
-    void (*linear)(const tvit_linear_args *args, void *scratch);
+    void (*linear)(const tvit_linear_args *args, void *scratch, const tvit_team *team);
     size_t (*linear_buffer_size)(const tvit_linear_args *args);
-    void (*attention)(const tvit_attention_args *args, void *scratch);
+    void (*attention)(const tvit_attention_args *args, void *scratch, const tvit_team *team);
     size_t (*attention_buffer_size)(const tvit_attention_args *args);
-    void (*mean_pool)(const tvit_mean_pool_args *args, void *scratch);
+    void (*mean_pool)(const tvit_mean_pool_args *args, void *scratch, const tvit_team *team);
     size_t (*mean_pool_buffer_size)(const tvit_mean_pool_args *args);
 } tvit_kernel_table;
 
-// The kernels of this build (runtime/dispatch.c). Buffer sizes use the shapes in args only, never its pointers.
-extern const tvit_kernel_table tvit_kernels;
+// Row-major, one core, every model (runtime/dispatch.c).
+extern const tvit_kernel_table tvit_kernels_portable;
+
+#ifdef TVIT_KERNELS_PIE
+// Token blocks, models with static scales (kernels/pie/table.c). tvit_kernels_for() chooses (runtime.h).
+extern const tvit_kernel_table tvit_kernels_pie;
+#endif
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "tvit/format.h"
+#include "tvit/kernels.h"
 
 // Codes are part of the link protocol and equal in host/tvhil/packing/format.py; append only.
 typedef enum {
@@ -22,7 +23,7 @@ typedef enum {
     TVIT_BAD_OPERATOR = 9, // OPER: index is the operator: unknown kind, wrong tensor type or shape, read before written
     TVIT_BAD_PARAMETER = 10, // OPER: a constant outside the contract's range, data outside DATA, malformed trits
     TVIT_BAD_CHANNEL = 11,   // DATA: a channel whose proof obligation fails; index is the operator
-    TVIT_BAD_PLAN = 12,      // PLAN: outside the arena, overlap, or scratch too small for this build
+    TVIT_BAD_PLAN = 12,      // PLAN: outside the arena, misaligned, or overlapping; index is the tensor
     TVIT_ARENA_TOO_SMALL = 13,
     TVIT_MISALIGNED = 14, // the file or the arena is not 16-byte aligned
     TVIT_BAD_ARGUMENT = 15,
@@ -45,7 +46,8 @@ typedef struct {
     const tvit_tensor *tensors;
     const tvit_operator *operators;
     const tvit_plan_record *plan;
-    const uint32_t *tensor_offsets; // in the arena, one a tensor
+    const uint32_t *tensor_offsets;     // in the arena, one a tensor
+    const tvit_plan_scratch *scratches; // in the arena, one an operator
     const char *names;
     const uint8_t *data;
     const char *meta; // JSON, not terminated
@@ -61,18 +63,52 @@ tvit_status tvit_load_unplanned(tvit_model *model, const void *file, size_t byte
 
 const char *tvit_status_text(tvit_status status);
 
-// Memory of one tensor in the arena, per-token multipliers included.
-size_t tvit_tensor_bytes(const tvit_tensor *tensor);
+// The kernels that run this model in this build: the portable ones, or, in a build with TVIT_KERNELS_PIE, the PIE ones
+// where the model has static scales.
+const tvit_kernel_table *tvit_kernels_for(const tvit_model *model);
 
-// Scratch of one operator: the largest over the operators is the plan's scratch. Asks the kernel's own *_buffer_size.
+// Memory of one tensor in the arena, per-token multipliers included. In models with static scales the rows of int8 and
+// int16 tensors, all but the logits, are rounded up to TVIT_BLOCK_TOKENS, whatever the build's layout.
+size_t tvit_tensor_bytes(const tvit_model *model, uint32_t tensor);
+
+// Scratch of one operator: as the kernels of this build want it, and as the plan reserves it. The plan is made for the
+// PIE kernels where the model has static scales, for the portable ones otherwise. 0 for an operator that does not
+// exist.
 size_t tvit_operator_scratch_bytes(const tvit_model *model, uint32_t operator_index);
+size_t tvit_planned_scratch_bytes(const tvit_model *model, uint32_t operator_index);
 
-// The memory plan: liveness from the operator list, first fit by decreasing size. Needs MODL, TENS and OPER only, so
-// the packer calls it on a file whose PLAN is still zero. offsets: tensor_count entries.
+// The image may share bytes with the tensor that PATCH_EMBED writes, where nothing reads the image later and
+//     image offset >= output offset + tvit_image_lead(model).
+// The lead is the most that the output is ahead of the image, in bytes: over the blocks b of 16 tokens, the output's
+// blocks 0 ... b less the image's rows of patches that are read completely when block b is gathered; rounded up to 16.
+// 0xffffffff where the model has no such operator: then nothing may overlap.
+uint32_t tvit_image_lead(const tvit_model *model);
+
+// The memory plan: liveness from the operator list; several orders of first fit, of which the one with the smallest
+// arena is kept. Needs MODL, TENS and OPER only, so the packer calls it on a file whose PLAN is still zero.
+// offsets: tensor_count entries; scratches: operator_count entries.
 typedef struct {
-    uint32_t arena_bytes, scratch_offset, scratch_bytes;
+    uint32_t arena_bytes, scratch_bytes; // as in tvit_plan_record
 } tvit_plan_result;
-tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets);
+tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets,
+                      tvit_plan_scratch *scratches);
+
+// The arena that this build needs: plan->arena_bytes, and behind it the largest scratch of those operators whose kernel
+// wants more than planned.
+size_t tvit_arena_bytes(const tvit_model *model);
+
+// --- running -----------------------------------------------------------------------------------------------------
+
+// What a team does: called once a part, at the same time on all cores.
+typedef void (*tvit_team_work)(void *argument, const tvit_team *team);
+
+// The cores of a machine. run() calls work(argument, team) on each of them, team.parts being `cores`, and returns when
+// all have returned.
+typedef struct {
+    uint32_t cores; // 1 ... TVIT_MAX_CORES
+    void (*run)(void *user, tvit_team_work work, void *argument);
+    void *user;
+} tvit_cores;
 
 typedef struct tvit_context tvit_context;
 
@@ -83,17 +119,31 @@ struct tvit_context {
     const tvit_model *model;
     uint8_t *arena;
     size_t arena_bytes;
+    const tvit_cores *cores; // NULL: one core; set it between tvit_init and tvit_run
 };
 
-// arena: 16-byte aligned, at least plan->arena_bytes.
+// arena: 16-byte aligned, at least tvit_arena_bytes(). Leaves cores NULL.
 tvit_status tvit_init(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes);
 
-// Tensor values, `rows * columns` of its dtype; NULL for a bad id. Tensor 0 is the image to fill before tvit_run.
+// Where a tensor's values begin, in the layout of tvit_kernels_for(model); NULL for a bad id. Tensor 0 is the image to
+// fill before tvit_run, always row-major, as are the logits.
 void *tvit_tensor_data(const tvit_context *context, uint32_t tensor);
 // Per-token multipliers, `rows` u16; NULL where the tensor has none.
 uint16_t *tvit_tensor_multipliers(const tvit_context *context, uint32_t tensor);
 
-// Run the operators 0 .. last (inclusive; 0xffffffff for all). observer may be NULL.
+// Bytes of a tensor's values as row-major rows without padding: rows * columns * size of the dtype.
+uint32_t tvit_tensor_value_bytes(const tvit_tensor *tensor);
+// Copy bytes offset ... offset + bytes - 1 of that form, whatever the layout; they must lie within it.
+void tvit_read_tensor(const tvit_context *context, uint32_t tensor, uint32_t offset, uint32_t bytes, void *out);
+
+// The part of a tensor that an operator writes.
+typedef struct {
+    uint32_t tensor, row, rows, column, columns;
+} tvit_region;
+tvit_region tvit_operator_output(const tvit_model *model, uint32_t operator_index);
+
+// Run the operators 0 .. last (inclusive; 0xffffffff for all). observer may be NULL. With several cores and kernels
+// that share work each operator is one fork and join; the result does not depend on it.
 tvit_status tvit_run(tvit_context *context, uint32_t last, tvit_observer observer, void *user);
 
 #endif

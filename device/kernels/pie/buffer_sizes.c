@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scratch of the PIE kernels, for TVIT_MAX_CORES parts. Part of every build: plans are made for these kernels.
+#include "pie_kernels.h"
+
+static size_t blocks_of_16(size_t count) {
+    return (count + 15) & ~(size_t)15;
+}
+
+// One gathered block of patches, [k][16] bytes, which the parts share.
+size_t tvit_patch_embed_buffer_size_pie(const tvit_patch_embed_args *args) {
+    return (size_t)args->weights.k * TVIT_BLOCK_TOKENS;
+}
+
+size_t tvit_layernorm_buffer_size_pie(const tvit_layernorm_args *args) {
+    (void)args;
+    return 0;
+}
+
+size_t tvit_linear_buffer_size_pie(const tvit_linear_args *args) {
+    (void)args;
+    return 0;
+}
+
+// A part has the int16 scores of 16 queries, [tokens][16], and 1 KB besides; head dimensions that are no multiple of 16
+// need the keys of one head padded.
+size_t tvit_attention_buffer_size_pie(const tvit_attention_args *args) {
+    size_t tokens = blocks_of_16(args->tokens), padded_dim = blocks_of_16(args->head_dim);
+    size_t each = tokens * sizeof(int16_t[TVIT_BLOCK_TOKENS]) + 1024;
+    return TVIT_MAX_CORES * each + (padded_dim == args->head_dim ? 0 : tokens * padded_dim);
+}
+
+size_t tvit_mean_pool_buffer_size_pie(const tvit_mean_pool_args *args) {
+    (void)args;
+    return 0;
+}

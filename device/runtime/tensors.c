@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tensors in the arena: their size, their layout, their values as rows.
+#include "internal.h"
+
+uint32_t tvit_tensor_value_bytes(const tvit_tensor *tensor) {
+    return tensor->rows * tensor->columns * tvit_element_bytes(tensor);
+}
+
+// The image and the logits are what the host sees: rows in every layout.
+static int is_always_rows(const tvit_model *model, uint32_t tensor) {
+    return model->tensors[tensor].dtype == TVIT_U8 || tensor == model->info->logits;
+}
+
+tvit_layout tvit_tensor_layout(const tvit_model *model, uint32_t tensor, tvit_layout activations) {
+    return is_always_rows(model, tensor) ? TVIT_LAYOUT_ROWS : activations;
+}
+
+size_t tvit_tensor_bytes(const tvit_model *model, uint32_t tensor) {
+    const tvit_tensor *t = &model->tensors[tensor];
+    uint32_t values = tvit_tensor_value_bytes(t), rows = t->rows + TVIT_BLOCK_TOKENS - 1;
+    if (t->flags & TVIT_TENSOR_PER_TOKEN) return tvit_aligned(values) + 2 * t->rows;
+    if (model->info->scale_mode == TVIT_SCALE_PER_TOKEN || is_always_rows(model, tensor)) return values;
+    return (rows - rows % TVIT_BLOCK_TOKENS) * t->columns * tvit_element_bytes(t);
+}
+
+void *tvit_tensor_data(const tvit_context *context, uint32_t tensor) {
+    const tvit_model *model = context->model;
+    return tensor < model->tensor_count ? context->arena + model->tensor_offsets[tensor] : NULL;
+}
+
+uint16_t *tvit_tensor_multipliers(const tvit_context *context, uint32_t tensor) {
+    const tvit_model *model = context->model;
+    if (tensor >= model->tensor_count || !(model->tensors[tensor].flags & TVIT_TENSOR_PER_TOKEN)) return NULL;
+    uint32_t at = model->tensor_offsets[tensor] + tvit_aligned(tvit_tensor_value_bytes(&model->tensors[tensor]));
+    return (uint16_t *)(context->arena + at);
+}
+
+void tvit_read_tensor(const tvit_context *context, uint32_t tensor, uint32_t offset, uint32_t bytes, void *out) {
+    const tvit_model *model = context->model;
+    const tvit_tensor *t = &model->tensors[tensor];
+    const uint8_t *data = context->arena + model->tensor_offsets[tensor];
+    uint32_t size = tvit_element_bytes(t), line = t->columns * size;
+    uint8_t *to = out;
+    int blocks = tvit_tensor_layout(model, tensor, tvit_kernels_for(model)->layout) == TVIT_LAYOUT_TOKEN_BLOCKS;
+    for (uint32_t i = offset; i < offset + bytes; i++) {
+        uint32_t row = i / line, column = i % line / size, at = i;
+        if (blocks)
+            at =
+                ((row / TVIT_BLOCK_TOKENS * t->columns + column) * TVIT_BLOCK_TOKENS + row % TVIT_BLOCK_TOKENS) * size +
+                i % size;
+        *to++ = data[at];
+    }
+}
+
+tvit_region tvit_operator_output(const tvit_model *model, uint32_t operator_index) {
+    const tvit_operator *op = &model->operators[operator_index];
+    const tvit_tensor *t = &model->tensors[op->output];
+    tvit_region all = {.tensor = op->output, .rows = t->rows, .columns = t->columns};
+    if (op->kind == TVIT_OP_LAYERNORM) all.rows = op->param.layernorm.rows;
+    if (op->kind == TVIT_OP_LINEAR) {
+        const tvit_linear_params *p = &op->param.linear;
+        return (tvit_region){op->output, p->output_row, p->rows, p->output_column, p->n};
+    }
+    if (op->kind == TVIT_OP_ATTENTION) {
+        all.column = op->param.attention.output_column;
+        all.columns = op->param.attention.heads * op->param.attention.head_dim;
+    }
+    return all;
+}
