@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tvhil.models import VisionTransformer, ViTConfig
+    from tvhil.models.mapping import KeyMapping
     from tvhil.quantization import QuantizationConfig
 
 DEFAULT_CALIBRATION_IMAGES = 64
@@ -29,6 +30,10 @@ def add_architecture(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-size", metavar="PIXELS", type=int, help="side of the square input")
     group.add_argument("--patch-size", metavar="PIXELS", type=int, help="side of a patch (with --untrained)")
     group.add_argument("--classes", metavar="N", type=int, help="number of classes")
+    group.add_argument(
+        "--mapping", metavar="FILE", type=Path,
+        help="TOML file that says which tensors of another project's checkpoint are what (see tvhil.models.mapping)",
+    )  # fmt: skip
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +59,7 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
 
 
 def quantization_config(options: argparse.Namespace) -> QuantizationConfig:
-    """The quantization that the options ask for.
+    """The quantization that the options ask for, or else the mapping of the checkpoint.
 
     Raises:
         UsageError: an unknown rule.
@@ -63,28 +68,71 @@ def quantization_config(options: argparse.Namespace) -> QuantizationConfig:
     from tvhil.quantization import QuantizationConfig
 
     given: dict[str, Any] = {}
-    if options.ternarizer is not None:
+    mapping = key_mapping(options)
+    rule = options.ternarizer or (mapping.ternarizer if mapping is not None else None)
+    scales = options.scales or (mapping.scale_mode if mapping is not None else None)
+    if rule is not None:
         from tvhil.quantization.ternarizers import ternarizer
 
-        ternarizer(options.ternarizer)
-        given["ternarizer"] = options.ternarizer
-    if options.scales is not None:
-        given["scale_mode"] = ScaleMode.PER_TOKEN if options.scales == "per-token" else ScaleMode.STATIC
+        ternarizer(rule)
+        given["ternarizer"] = rule
+    if scales is not None:
+        given["scale_mode"] = ScaleMode.PER_TOKEN if scales == "per-token" else ScaleMode.STATIC
     if options.calibration is not None:
         given["calibration"] = options.calibration
     return QuantizationConfig(**given)
+
+
+def key_mapping(options: argparse.Namespace) -> KeyMapping | None:
+    """The mapping file that was named."""
+    if options.mapping is None:
+        return None
+    from tvhil.models.mapping import read_mapping
+
+    return read_mapping(options.mapping)
 
 
 def load_fp32(options: argparse.Namespace) -> VisionTransformer:
     """The FP32 model of the checkpoint, with notes about what had to be changed."""
     from tvhil.models import load_model
 
+    fetch(options.checkpoint)
     model, report = load_model(
-        options.checkpoint, arch=options.arch, image_size=options.image_size, num_classes=options.classes
-    )
+        options.checkpoint, arch=options.arch, image_size=options.image_size, num_classes=options.classes,
+        mapping=key_mapping(options),
+    )  # fmt: skip
     for note in report.notes:
         notice(note)
     return model
+
+
+def fetch(checkpoint: Path | str) -> None:
+    """Download published weights under a progress bar, where the cache does not hold them; a file is left alone."""
+    from tvhil.models.published import fetch_published, is_published
+
+    if not is_published(checkpoint):
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    console = stderr()
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(str(checkpoint), total=None)
+        fetch_published(str(checkpoint), lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def quantize(options: argparse.Namespace, model: VisionTransformer, images: npt.NDArray[np.uint8]) -> VisionTransformer:
+    """The ternary model of a checkpoint: calibrated on images, but for the activation scales that its mapping gives."""
+    from tvhil.models.checkpoints import read_checkpoint
+    from tvhil.models.mapping import load_activation_scales
+    from tvhil.quantization import quantize_model
+
+    quantized = quantize_model(model, images, quantization_config(options))
+    mapping = key_mapping(options)
+    if mapping is not None and mapping.activation:
+        scales = mapping.activation_scales(read_checkpoint(options.checkpoint, mapping).state)
+        notice(f"{load_activation_scales(quantized, scales)} activation scales are the checkpoint's")
+    return quantized
 
 
 def check_calibration(options: argparse.Namespace) -> None:

@@ -16,8 +16,10 @@ from tvhil.commands.checkpoint_options import (
     add_quantization,
     calibration_images,
     check_calibration,
+    fetch,
     load_fp32,
     quantization_config,
+    quantize,
 )
 from tvhil.commands.common import add_json, emit, facts_table, stderr
 from tvhil.errors import ExitCode, UsageError
@@ -38,7 +40,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil pack`."""
-    parser.add_argument("checkpoint", nargs="?", type=Path, help="safetensors or torch file; never unpickled")
+    parser.add_argument(
+        "checkpoint", nargs="?", type=Path, help="safetensors or torch file, never unpickled; or timm:NAME"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", type=output_file, required=True, help=".tvit file to write")
     parser.add_argument(
         "--codec", choices=("base3", "2bit"), default="base3", help="how trits are stored (default: base3)"
@@ -139,17 +143,18 @@ def _images(options: argparse.Namespace, config: Any) -> tuple[Any, tuple[str, .
 
 def _from_checkpoint(options: argparse.Namespace) -> IntegerViT:
     from tvhil.models import read_checkpoint
-    from tvhil.quantization import load_quantized, quantize_model, to_integer
+    from tvhil.quantization import load_quantized, to_integer
     from tvhil.quantization.convert import checkpoint_quantization
 
     if options.patch_size is not None:
         raise UsageError("--patch-size goes with --untrained: a checkpoint has its patch size")
+    fetch(options.checkpoint)
     checkpoint = read_checkpoint(options.checkpoint)
     recipe = {"checkpoint": options.checkpoint.name}
     if checkpoint_quantization(checkpoint) is not None:
         changed = [
             f"--{name.replace('_', '-')}"
-            for name in ("arch", "image_size", "classes", "ternarizer", "scales", "calibration", "calibrate")
+            for name in ("arch", "image_size", "classes", "ternarizer", "scales", "calibration", "calibrate", "mapping")
             if getattr(options, name) is not None
         ]
         if changed:
@@ -157,5 +162,5 @@ def _from_checkpoint(options: argparse.Namespace) -> IntegerViT:
         return to_integer(load_quantized(options.checkpoint), name=options.name, recipe=recipe)
     model = load_fp32(options).eval()
     images, names = calibration_images(options, model.config)
-    quantized = quantize_model(model, images, quantization_config(options))
+    quantized = quantize(options, model, images)
     return to_integer(quantized, name=options.name, class_names=names or None, recipe=recipe)

@@ -15,6 +15,7 @@ from tvhil.commands.checkpoint_options import (
     check_calibration,
     load_fp32,
     quantization_config,
+    quantize,
 )
 from tvhil.commands.common import add_json, emit, facts_table, stderr
 from tvhil.errors import ExitCode
@@ -22,13 +23,15 @@ from tvhil.errors import ExitCode
 EXAMPLES = """\
 examples:
   tvhil quantize deit_tiny.safetensors --arch deit_tiny --calibrate imagenet-val-1k --data val.tar -o q.safetensors
+  tvhil quantize timm:deit_tiny_patch16_224 --calibrate imagenet-val-1k --data val.tar -o q.safetensors    by name
   tvhil quantize vit.safetensors --scales per-token --ternarizer absmean -o q.safetensors
+  tvhil quantize ftervit.pth --mapping ftervit.toml -o q.safetensors        a checkpoint of another project
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil quantize`."""
-    parser.add_argument("checkpoint", type=Path, help="safetensors or torch file; never unpickled")
+    parser.add_argument("checkpoint", type=Path, help="safetensors or torch file, never unpickled; or timm:NAME")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="ternary checkpoint to write")
     add_architecture(parser)
     add_quantization(parser)
@@ -37,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Quantize a checkpoint."""
-    from tvhil.quantization import quantize_model, save_quantized
+    from tvhil.quantization import save_quantized
 
     check_calibration(options)
     model = load_fp32(options).eval()
     images, _ = calibration_images(options, model.config)
     config = quantization_config(options)
     with stderr().status("calibrating"):
-        quantized = quantize_model(model, images, config)
+        quantized = quantize(options, model, images)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_quantized(options.output, quantized)
     result = {

@@ -3,7 +3,8 @@
 
 Read: tvhil's own files (safetensors with the configuration in the metadata), timm's, Meta's DeiT and DeiT-III
 originals, Hugging Face transformers' ViT and DeiT; as safetensors or as torch files, which are only ever read
-with `weights_only=True`, so no code in them runs.
+with `weights_only=True`, so no code in them runs; by their file, or by timm's name (`timm:deit_tiny_patch16_224`).
+Checkpoints of other projects are read with the help of a mapping file (`tvhil.models.mapping`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors
@@ -28,6 +29,8 @@ from torch.nn import functional as F
 from tvhil.errors import CheckpointError, InputError
 from tvhil.files import write_whole
 from tvhil.models.config import ViTConfig
+from tvhil.models.mapping import KeyMapping
+from tvhil.models.published import HubConfig, fetch_published, find_published, is_published, read_hub_config
 from tvhil.models.registry import model_config
 from tvhil.models.vision_transformer import Layers, VisionTransformer
 
@@ -48,6 +51,7 @@ class Checkpoint:
     state: State
     config: ViTConfig | None  # None unless tvhil wrote the file
     metadata: dict[str, str] = field(default_factory=dict)  # the other metadata entries of a safetensors file
+    hub: HubConfig | None = None  # what timm's config.json beside the file, or its published name, says of it
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,20 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], mapping: KeyMapping | None = None) -> Checkpoint:
     """Read a checkpoint file and rename its tensors to timm's keys.
+
+    Args:
+        path: the file; or `timm:NAME`, weights that timm publishes, which are downloaded once.
+        mapping: rules for a checkpoint of another project; they see the tensors' names as they are in the file, without
+            the prefixes of wrappers.
 
     Raises:
         CheckpointError: not a readable checkpoint, or its metadata holds a malformed configuration.
+        UsageError: timm has no such name.
     """
-    file = Path(path)
+    published = find_published(str(path)) if is_published(path) else None
+    file = fetch_published(str(path)) if published else Path(path)
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder: name the checkpoint file in it")
     if not file.is_file():
@@ -78,7 +89,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         config = None if text is None else ViTConfig.from_json(text)
     except InputError as error:
         raise CheckpointError(f"{file}: {error}") from None
-    return Checkpoint(file, to_timm_keys(state), config, metadata)
+    hub = None if config is not None else read_hub_config(file)
+    if hub is None and published is not None:
+        hub = HubConfig(published.arch, {})
+    if mapping is not None:
+        try:
+            state = mapping.apply(_strip_prefixes(state))
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from None
+    return Checkpoint(file, to_timm_keys(state), config, metadata, hub)
 
 
 def save_checkpoint(
@@ -112,21 +131,27 @@ def load_model(
     num_classes: int | None = None,
     new_head: bool = False,
     layers: Layers | None = None,
+    mapping: KeyMapping | None = None,
 ) -> tuple[VisionTransformer, LoadReport]:
     """Build the model that a checkpoint is of, and load it.
 
     Args:
-        path: checkpoint file.
-        arch: registered variant; needed when the file was not written by tvhil.
+        path: checkpoint file, or `timm:NAME`.
+        arch: registered variant; needed when neither the file, nor a `config.json` of timm's beside it, nor the
+            mapping tells.
         image_size: side of the input if it differs from the checkpoint's; resamples the position embedding.
         num_classes: classes if they differ from the checkpoint's (needs `new_head`).
         new_head: allow a freshly initialized head where the checkpoint's does not fit or is absent.
         layers: constructors as in `VisionTransformer`.
+        mapping: rules for a checkpoint of another project; activation scales among its tensors are left out.
 
     Raises:
         CheckpointError: unreadable, of unknown architecture, or not fitting it.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, mapping)
+    hub = checkpoint.hub
+    if arch is None and checkpoint.config is None:
+        arch = (mapping.arch if mapping is not None else None) or (hub.arch if hub is not None else None)
     if checkpoint.config is not None and arch in (None, checkpoint.config.arch):
         changes = {"image_size": image_size, "num_classes": num_classes}
         config = checkpoint.config.replace(**{k: v for k, v in changes.items() if v is not None})
@@ -134,11 +159,15 @@ def load_model(
         sizes = _infer_sizes(checkpoint.state, model_config(arch))
         changes = {"image_size": image_size, "num_classes": num_classes}
         config = model_config(arch, **{**sizes, **{k: v for k, v in changes.items() if v is not None}})
+        if hub is not None and config.in_channels == config.preprocessing.channels == 3:
+            wanted = replace(hub.apply(config.preprocessing), image_size=config.image_size)
+            config = config.replace(preprocessing=wanted)
     else:
         raise CheckpointError(f"{checkpoint.path} does not say what model it is of: name it with --arch")
     model = VisionTransformer(config, layers)
     try:
-        report = load_state(model, checkpoint.state, new_head=new_head)
+        state = checkpoint.state if mapping is None else mapping.weights(checkpoint.state)
+        report = load_state(model, state, new_head=new_head)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     return model, report
@@ -161,7 +190,8 @@ def load_state(
             they keep the model's values.
 
     Raises:
-        CheckpointError: missing, unexpected or mis-shaped tensors, each named with its shapes.
+        CheckpointError: missing, unexpected or mis-shaped tensors, each named with its shapes, or some that hold values
+            which are not finite.
     """
     state, notes = dict(state), []
     own = model.state_dict()
@@ -185,6 +215,8 @@ def load_state(
     ]
     faults = _listed("missing", missing, own) + _listed("unexpected", unexpected, state)
     faults += [f"mis-shaped: {_shorten(misshaped)}"] if misshaped else []
+    broken = [name for name in own if name in state and not bool(torch.isfinite(state[name]).all())]
+    faults += [f"not finite (NaN or infinite values): {_shorten(broken)}"] if broken else []
     if faults:
         if any(name in " ".join((*missing, *misshaped)) for name in _HEADS) and not new_head:
             faults.append("a head of another class count has to be asked for (new_head)")

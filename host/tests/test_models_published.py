@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights by timm's names: addresses, downloads from a mirror, resumption, digests, and refusals in one line."""
+
+import functools
+import hashlib
+import http.server
+import json
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import safetensors.torch
+import torch
+from test_models_checkpoints import random_state
+
+from tvhil.errors import CheckpointError, UsageError
+from tvhil.models import load_model, model_config, registry
+from tvhil.models.published import _ORIGINALS, HUB, fetch_published, find_published, read_hub_config
+
+DEIT3 = "deit3_small_patch16_224.fb_in1k"
+HUB_FILE = {
+    "architecture": "deit3_small_patch16_224",
+    "num_classes": 5,
+    "pretrained_cfg": {
+        "input_size": [3, 224, 224],
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "classifier": "head",
+    },
+}
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; knows ranges, redirections with the Hub's digest, and how to break off."""
+
+    requests: ClassVar[list] = []
+    break_after = None
+    digest = None
+
+    def do_GET(self):
+        self.requests.append((self.path, self.headers.get("Range")))
+        if self.path.startswith("/hub/") and Handler.digest is not None:
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/hub"))
+            self.send_header("X-Linked-ETag", f'"{Handler.digest}"')
+            self.end_headers()
+            return
+        file = self.translate_path(self.path.removeprefix("/hub"))
+        try:
+            content = Path(file).read_bytes()
+        except OSError:
+            self.send_error(404)
+            return
+        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if "Range" in self.headers else 0
+        if start >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        if Handler.break_after is not None and len(body) > Handler.break_after:
+            body, Handler.break_after = body[: Handler.break_after], None
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A local mirror that holds one small model under a name of timm's; its folder."""
+    folder = tmp_path / "mirror"
+    config = model_config("deit3_small_patch16_224", num_classes=5, depth=1, embed_dim=24, num_heads=3)
+    (folder / DEIT3).mkdir(parents=True)
+    safetensors.torch.save_file(random_state(config), folder / DEIT3 / "model.safetensors")
+    (folder / DEIT3 / "config.json").write_text(json.dumps(HUB_FILE))
+    Handler.requests, Handler.break_after, Handler.digest = [], None, None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("TVHIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TVHIL_MIRROR", f"http://127.0.0.1:{server.server_port}/hub")
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_names_lead_to_the_original_files_or_to_the_hub(monkeypatch):
+    monkeypatch.delenv("TVHIL_MIRROR", raising=False)
+    deit = find_published("timm:deit_tiny_distilled_patch16_224")
+    assert deit.urls == {
+        "deit_tiny_distilled_patch16_224-b40b3cf7.pth": (
+            "https://dl.fbaipublicfiles.com/deit/deit_tiny_distilled_patch16_224-b40b3cf7.pth"
+        )
+    }
+    assert (deit.sha256, deit.arch) == ("b40b3cf7", "deit_tiny_distilled_patch16_224")
+    deit3 = find_published("timm:deit3_small_patch16_384.fb_in22k_ft_in1k")
+    assert deit3.urls["model.safetensors"] == (
+        f"{HUB}/deit3_small_patch16_384.fb_in22k_ft_in1k/resolve/main/model.safetensors"
+    )
+    assert deit3.sha256 is None
+    assert find_published("timm:vit_base_patch16_224").name == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
+    for name, file in _ORIGINALS.items():
+        assert model_config(name.partition(".")[0]).image_size in (224, 384)
+        assert file.startswith(name.partition(".")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:resnet50.a1_in1k", "is no name of timm's weights"),
+        (
+            "timm:deit_huge_patch16_224",
+            "'deit_huge' of 'deit_huge_patch16_224' is no architecture",
+        ),
+        ("timm:../../etc/passwd", "is no name of timm's weights"),
+        ("timm:", "is no name of timm's weights"),
+    ],
+)
+def test_a_name_that_timm_or_tvhil_does_not_have_is_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        find_published(name)
+
+
+def test_weights_by_name_load_with_the_architecture_and_preprocessing_that_timm_tells(mirror, monkeypatch):
+    small = model_config("deit3_small", depth=1, embed_dim=24, num_heads=3)
+    monkeypatch.setitem(registry._VARIANTS, "deit3_small", lambda: small)
+    model, report = load_model(f"timm:{DEIT3}")
+    assert report.notes == ()
+    assert model.config.num_classes == 5
+    assert model.config.preprocessing.std == (0.25, 0.25, 0.25)
+    assert model.config.preprocessing.crop_pct == 1.0
+    theirs = safetensors.torch.load_file(mirror / DEIT3 / "model.safetensors")
+    assert torch.equal(model.head.weight, theirs["head.weight"])
+    asked = len(Handler.requests)
+    load_model(f"timm:{DEIT3}", image_size=64)
+    assert len(Handler.requests) == asked  # from the cache
+
+
+def test_a_file_in_a_folder_of_the_hub_needs_no_arch_either(mirror, monkeypatch):
+    assert read_hub_config(mirror / DEIT3 / "model.safetensors").arch == "deit3_small_patch16_224"
+    (mirror / DEIT3 / "config.json").write_text('{"architectures": ["ViTForImageClassification"]}')  # transformers
+    assert read_hub_config(mirror / DEIT3 / "model.safetensors") is None
+    (mirror / DEIT3 / "config.json").write_text('{"architecture": "x", "pretrained_cfg": {"mean": 7}}')
+    with pytest.raises(CheckpointError, match="pretrained_cfg is malformed"):
+        read_hub_config(mirror / DEIT3 / "model.safetensors")
+    (mirror / DEIT3 / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is not readable JSON"):
+        read_hub_config(mirror / DEIT3 / "model.safetensors")
+
+
+def test_an_interrupted_download_continues_where_it_stopped(mirror):
+    content = (mirror / DEIT3 / "model.safetensors").read_bytes()
+    fetched = []
+    (mirror / DEIT3 / "config.json").write_text("{}")
+    Handler.break_after = 1000
+    with pytest.raises(CheckpointError, match="cannot download"):
+        fetch_published(f"timm:{DEIT3}")
+    file = fetch_published(f"timm:{DEIT3}", lambda done, total: fetched.append((done, total)))
+    assert file.read_bytes() == content
+    assert Handler.requests[-1] == (f"/hub/{DEIT3}/model.safetensors", "bytes=1000-")
+    assert fetched[-1] == (len(content), len(content))
+    assert sorted(f.name for f in file.parent.iterdir()) == [
+        "config.json", "config.json.sha256", "model.safetensors", "model.safetensors.sha256",
+    ]  # fmt: skip
+
+
+def test_the_digest_that_the_hub_tells_is_checked(mirror):
+    content = (mirror / DEIT3 / "model.safetensors").read_bytes()
+    (mirror / DEIT3 / "config.json").write_bytes(content)  # one digest for both files
+    Handler.digest = hashlib.sha256(b"other").hexdigest()
+    with pytest.raises(CheckpointError, match=f"has SHA-256 .*, not {Handler.digest} as published: it was damaged"):
+        fetch_published(f"timm:{DEIT3}")
+    Handler.digest = hashlib.sha256(content).hexdigest()
+    assert fetch_published(f"timm:{DEIT3}").read_bytes() == content
+
+
+def test_an_original_whose_digest_is_not_in_its_name_is_refused_and_not_kept(mirror, tmp_path):
+    name = "deit_tiny_patch16_224.fb_in1k"
+    (mirror / name).mkdir()
+    (mirror / name / _ORIGINALS[name]).write_bytes(b"replaced")
+    with pytest.raises(CheckpointError, match=r"has SHA-256 \w+, not a1311bcf… as published"):
+        fetch_published(f"timm:{name}")
+    assert list((tmp_path / "cache" / "timm" / name).iterdir()) == []
+
+
+def test_a_cached_file_that_changed_is_downloaded_again(mirror):
+    file = fetch_published(f"timm:{DEIT3}")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    assert fetch_published(f"timm:{DEIT3}").read_bytes() == content
+
+
+def test_no_access_and_absent_files_are_told_in_one_line(mirror, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match=r"answers 404 .* \(timm has no weights of that name and tag\)"):
+        fetch_published("timm:deit3_small_patch16_224.no_such_tag")
+    monkeypatch.setenv("TVHIL_MIRROR", "http://127.0.0.1:1")
+    with pytest.raises(CheckpointError, match=r"cannot download http://127.0.0.1:1/.*Connection refused.*TVHIL_MIRROR"):
+        fetch_published("timm:deit3_small_patch16_224.other")
+    monkeypatch.setenv("TVHIL_MIRROR", mirror.as_uri())
+    assert fetch_published(f"timm:{DEIT3}").is_file()  # a folder is a mirror, too
+    monkeypatch.setenv("TVHIL_MIRROR", (tmp_path / "absent").as_uri())
+    with pytest.raises(CheckpointError, match="cannot download file:"):
+        fetch_published("timm:deit3_base_patch16_224")
