@@ -2,6 +2,7 @@
 """Checkpoints: every key migration, resampling, round trips, and refusals in one line."""
 
 import argparse
+import dataclasses
 import errno
 import os
 import pickle
@@ -161,6 +162,34 @@ def test_resampling_equals_timms():
     for size in (8, 12, 28):
         theirs = timm_layers.resample_abs_pos_embed(pos_embed, [size // 4] * 2, num_prefix_tokens=1)
         assert torch.equal(resample_pos_embed(pos_embed, TINY.replace(image_size=size)), theirs)
+
+
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"]
+)
+def test_a_checkpoint_that_timm_wrote_gives_timms_logits_also_at_another_size(tmp_path, name):
+    timm = pytest.importorskip("timm", reason="timm needs a torchvision beside this torch")
+    theirs = timm.create_model(name, depth=2).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    variant = dataclasses.replace(model_config(name), depth=2)
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "c.safetensors")
+    for size in (224, 160):
+        model = VisionTransformer(variant.replace(image_size=size)).eval()
+        load_state(model, read_checkpoint(tmp_path / "c.safetensors").state)
+        theirs.set_input_size((size, size))
+        x = torch.randn(1, 3, size, size, generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), theirs(x), atol=1e-4, rtol=1e-4)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    state = random_state(TINY)
+    state["blocks.1.mlp.fc2.bias"][3] = torch.nan
+    with pytest.raises(CheckpointError, match=r"not finite .*: blocks\.1\.mlp\.fc2\.bias"):
+        load_state(VisionTransformer(TINY), state)
 
 
 def test_image_patch_and_class_counts_of_a_foreign_file_come_from_its_shapes(tmp_path):
