@@ -11,18 +11,19 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tvhil.packing import pack_vit, read_model
-from tvhil.packing.format import HEADER, SECTION, ScaleMode, align
+from tvhil.packing.format import HEADER, SECTION, Plan, ScaleMode, align
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.trits import Codec
 
 
-def trivial_planner(draft: bytes) -> tuple[int, int, int, list[int]]:
-    """Every tensor in a place of its own."""
+def trivial_planner(draft: bytes) -> Plan:
+    """Every tensor in a place of its own, one scratch for all operators."""
+    model = read_model(draft, check_plan=False)
     offsets, at = [], 0
-    for tensor in read_model(draft, check_plan=False).tensors:
+    for tensor in model.tensors:
         offsets.append(at)
         at = align(at + tensor.bytes)
-    return at + 65536, at, 65536, offsets
+    return Plan(at + 65536, 65536, tuple(offsets), ((at, 65536),) * len(model.operators))
 
 
 def small_file(seed: int = 0, codec: Codec = Codec.BASE3, **options: Any) -> bytes:

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from ctypes import POINTER, c_int, c_int32, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,17 +31,18 @@ from tvhil.packing.format import (
     ALIGN,
     MODEL,
     OPERATOR,
-    PLAN,
     TENSOR,
     TENSOR_PER_TOKEN,
     DType,
     ModelError,
+    Plan,
     Status,
 )
+from tvhil.packing.reader import Region
 
 CFLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra")
 SOURCE_PATTERNS = ("runtime/*.c", "kernels/portable/*.c", "kernels/pie/buffer_sizes.c", "app/crc32.c")
-HEADER_PATTERNS = ("include/tvit/*.h", "runtime/*.h", "kernels/portable/*.h", "kernels/pie/pie_kernels.h", "app/crc32.h")
+HEADER_PATTERNS = ("include/tvit/*.h", "runtime/*.h", "kernels/portable/*.h", "kernels/pie/*.h", "app/crc32.h")
 NO_INDEX = 0xFFFFFFFF
 
 # Called after each operator with its index; a true result stops the run.
@@ -50,15 +51,6 @@ Observer = Callable[[int], bool | None]
 
 class RuntimeBuildError(TvhilError):
     """The C runtime does not compile."""
-
-
-class Plan(NamedTuple):
-    """A memory plan: bytes of the arena, the scratch in it, and each tensor's offset."""
-
-    arena_bytes: int
-    scratch_offset: int
-    scratch_bytes: int
-    offsets: list[int]
 
 
 class StoppedError(Exception):
@@ -74,6 +66,7 @@ class CModel(ctypes.Structure):
     _fields_: ClassVar = [
         *((name, c_void_p) for name in ("file", "header", "info", "tensors", "operators", "plan")),
         ("tensor_offsets", POINTER(c_uint32)),
+        ("scratches", c_void_p),
         *((name, c_void_p) for name in ("names", "data", "meta")),
         *((name, c_uint32) for name in ("tensor_count", "operator_count", "names_bytes", "data_bytes", "meta_bytes")),
     ]
@@ -93,13 +86,30 @@ class CError(ctypes.Structure):
 class CPlanResult(ctypes.Structure):
     """`tvit_plan_result`."""
 
-    _fields_: ClassVar = [("arena_bytes", c_uint32), ("scratch_offset", c_uint32), ("scratch_bytes", c_uint32)]
+    _fields_: ClassVar = [("arena_bytes", c_uint32), ("scratch_bytes", c_uint32)]
+
+
+class CPlanScratch(ctypes.Structure):
+    """`tvit_plan_scratch`."""
+
+    _fields_: ClassVar = [("offset", c_uint32), ("bytes", c_uint32)]
+
+
+class CRegion(ctypes.Structure):
+    """`tvit_region`."""
+
+    _fields_: ClassVar = [(name, c_uint32) for name in ("tensor", "row", "rows", "column", "columns")]
 
 
 class CContext(ctypes.Structure):
     """`tvit_context`."""
 
-    _fields_: ClassVar = [("model", POINTER(CModel)), ("arena", c_void_p), ("arena_bytes", c_size_t)]
+    _fields_: ClassVar = [
+        ("model", POINTER(CModel)),
+        ("arena", c_void_p),
+        ("arena_bytes", c_size_t),
+        ("cores", c_void_p),
+    ]
 
 
 class CTernaryMatrix(ctypes.Structure):
@@ -163,6 +173,9 @@ class CLinearArgs(ctypes.Structure):
         ("table", c_void_p),
         ("output", c_void_p),
         ("output_multipliers", c_void_p),
+        ("output_columns", c_uint32),
+        ("input_lane", c_uint32),
+        ("output_is_row", c_uint32),
     ]
 
 
@@ -173,6 +186,10 @@ class CAttentionArgs(ctypes.Structure):
         ("q", c_void_p),
         ("k", c_void_p),
         ("v", c_void_p),
+        ("q_columns", c_uint32),
+        ("k_columns", c_uint32),
+        ("v_columns", c_uint32),
+        ("output_columns", c_uint32),
         ("tokens", c_uint32),
         ("heads", c_uint32),
         ("head_dim", c_uint32),
@@ -189,7 +206,13 @@ class CAttentionArgs(ctypes.Structure):
 class CMeanPoolArgs(ctypes.Structure):
     """`tvit_mean_pool_args`."""
 
-    _fields_: ClassVar = [("input", c_void_p), ("rows", c_uint32), ("n", c_uint32), ("output", c_void_p)]
+    _fields_: ClassVar = [
+        ("input", c_void_p),
+        ("rows", c_uint32),
+        ("n", c_uint32),
+        ("output", c_void_p),
+        ("input_lane", c_uint32),
+    ]
 
 
 # Kernels by the stem of their names, with their arguments: tvit_<stem>_portable, tvit_<stem>_buffer_size_portable.
@@ -298,8 +321,13 @@ class Runtime:
             "tvit_load": (c_int, [model, c_void_p, c_size_t, error]),
             "tvit_load_unplanned": (c_int, [model, c_void_p, c_size_t, error]),
             "tvit_status_text": (ctypes.c_char_p, [c_int]),
-            "tvit_plan": (c_int, [model, POINTER(CPlanResult), POINTER(c_uint32)]),
+            "tvit_plan": (c_int, [model, POINTER(CPlanResult), POINTER(c_uint32), POINTER(CPlanScratch)]),
             "tvit_operator_scratch_bytes": (c_size_t, [model, c_uint32]),
+            "tvit_planned_scratch_bytes": (c_size_t, [model, c_uint32]),
+            "tvit_arena_bytes": (c_size_t, [model]),
+            "tvit_tensor_bytes": (c_size_t, [model, c_uint32]),
+            "tvit_image_lead": (c_uint32, [model]),
+            "tvit_operator_output": (CRegion, [model, c_uint32]),
             "tvit_init": (c_int, [POINTER(CContext), model, c_void_p, c_size_t]),
             "tvit_tensor_data": (c_void_p, [POINTER(CContext), c_uint32]),
             "tvit_tensor_multipliers": (c_void_p, [POINTER(CContext), c_uint32]),
@@ -338,13 +366,15 @@ class Runtime:
         Raises:
             ModelError: it is malformed, or needs more than 4 GB.
         """
-        _, model = self._open(file, self.lib.tvit_load_unplanned)
+        _file, model = self._open(file, self.lib.tvit_load_unplanned)
         result = CPlanResult()
         offsets = (c_uint32 * model.tensor_count)()
-        status = self.lib.tvit_plan(model, result, offsets)
+        scratches = (CPlanScratch * model.operator_count)()
+        status = self.lib.tvit_plan(model, result, offsets, scratches)
         if status != Status.OK:
             raise ModelError(Status(status), "PLAN", None, self.status_text(status))
-        return Plan(result.arena_bytes, result.scratch_offset, result.scratch_bytes, list(offsets))
+        places = tuple((int(s.offset), int(s.bytes)) for s in scratches)
+        return Plan(int(result.arena_bytes), int(result.scratch_bytes), tuple(offsets), places)
 
     def call_kernel(self, stem: str, arguments: ctypes.Structure) -> None:
         """Run a portable kernel on its arguments, with as much scratch as it asks for and not a byte more."""
@@ -379,7 +409,7 @@ class LoadedModel:
         self._file, self._model = runtime._open(file, runtime.lib.tvit_load)
         self.tensors = self._records(self._model.tensors, TENSOR, self._model.tensor_count)
         self.operators = self._records(self._model.operators, OPERATOR, self._model.operator_count)
-        arena_bytes = int(self._records(self._model.plan, PLAN, 1)[0]["arena_bytes"])
+        arena_bytes = int(runtime.lib.tvit_arena_bytes(self._model))
         self.arena = aligned_bytes(arena_bytes)
         self._context = CContext()
         self._check(runtime.lib.tvit_init(self._context, self._model, self.arena.ctypes.data, arena_bytes))
@@ -443,9 +473,18 @@ class LoadedModel:
         at = self.runtime.lib.tvit_tensor_multipliers(self._context, tensor) - self.arena.ctypes.data
         return self.arena[at : at + 2 * int(record["rows"])].view("<u2").copy()
 
+    def output(self, operator: int) -> Region:
+        """What an operator writes."""
+        region = self.runtime.lib.tvit_operator_output(self._model, operator)
+        return Region(region.tensor, region.row, region.rows, region.column, region.columns)
+
     def scratch_bytes(self, operator: int) -> int:
-        """Bytes of scratch that an operator's kernel needs."""
+        """Bytes of scratch that an operator's kernel needs in this library, which has the portable kernels."""
         return int(self.runtime.lib.tvit_operator_scratch_bytes(self._model, operator))
+
+    def planned_scratch_bytes(self, operator: int) -> int:
+        """Bytes of scratch that a plan reserves for an operator: of the kernels that plans are made for."""
+        return int(self.runtime.lib.tvit_planned_scratch_bytes(self._model, operator))
 
     def _record(self, tensor: int) -> Any:
         if not 0 <= tensor < len(self.tensors):
@@ -474,9 +513,9 @@ def default_runtime() -> Runtime:
     return Runtime()
 
 
-def plan_memory(file: bytes) -> tuple[int, int, int, list[int]]:
+def plan_memory(file: bytes) -> Plan:
     """The memory plan of a model file whose PLAN is still zero: what `packing.writer` asks for."""
-    return tuple(default_runtime().plan(file))  # type: ignore[return-value]
+    return default_runtime().plan(file)
 
 
 __all__ = [

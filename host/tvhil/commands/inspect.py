@@ -47,35 +47,41 @@ def run(options: argparse.Namespace) -> int:
 def describe(model: TvitModel, file: Path) -> dict[str, Any]:
     """Everything about a model file, as `--json` writes it."""
     from tvhil.evaluation.prepare import model_facts
-    from tvhil.packing.format import OpKind
-    from tvhil.packing.trits import Codec, matrix_bytes
+    from tvhil.packing.format import VERSION, OpKind
+    from tvhil.packing.trits import Codec
 
     operators, weights, stored, nonzeros = [], 0, 0, 0
     codecs: Counter[str] = Counter()
+    seen: dict[int, tuple[int, float]] = {}  # bytes and zeros by offset: pieces may share their weights
     for i, op in enumerate(model.operators):
+        region = model.output_region(op)
         entry: dict[str, Any] = {
             "index": i,
             "kind": op.kind.name,
             "name": op.name,
             "inputs": [model.tensors[t].name for t in op.inputs],
             "output": model.tensors[op.output].name,
+            "writes": {
+                "row": region.row, "rows": region.rows, "column": region.column, "columns": region.columns,
+            },
             "adds": op.adds,
             "table": op.has_table,
             "params": dict(op.params),
-        }
+            "scratch_bytes": model.plan.scratches[i][1],
+        }  # fmt: skip
         if op.kind in (OpKind.PATCH_EMBED, OpKind.LINEAR):
-            codec = Codec(op["codec"])
-            trits = model.weights(op).trits
-            entry["weight_bytes"] = matrix_bytes(codec, op["n"], op["k"])
-            entry["zeros"] = round(1 - int((trits != 0).sum()) / trits.size, 6)
-            codecs[codec.label] += 1
-            weights, stored = weights + trits.size, stored + entry["weight_bytes"]
-            nonzeros += int((trits != 0).sum())
+            if op["trits_at"] not in seen:
+                read = model.weights(op)
+                count = int((read.trits != 0).sum())
+                codecs[Codec(op["codec"]).label] += 1
+                weights, stored, nonzeros = weights + read.trits.size, stored + read.bytes, nonzeros + count
+                seen[op["trits_at"]] = read.bytes, round(1 - count / read.trits.size, 6)
+            entry["weight_bytes"], entry["zeros"] = seen[op["trits_at"]]
         operators.append(entry)
     return {
         "model": model_facts(model, file),
         "signature": model.signature,
-        "format_version": 1,
+        "format_version": VERSION,
         "scale_mode": model.info.scale_mode.name.lower(),
         "codecs": dict(codecs),
         "macs": model.info.macs,
@@ -89,7 +95,6 @@ def describe(model: TvitModel, file: Path) -> dict[str, Any]:
         },
         "memory": {
             "arena_bytes": model.plan.arena_bytes,
-            "scratch_offset": model.plan.scratch_offset,
             "scratch_bytes": model.plan.scratch_bytes,
         },
         "sections": [
@@ -139,16 +144,9 @@ def tables(result: dict[str, Any], options: argparse.Namespace) -> Iterator[Rend
     if options.operators:
         yield list_table(
             "Operators",
-            ["#", "name", "kind", "inputs", "output", "weights", "zeros"],
-            [
-                [
-                    op["index"], op["name"], op["kind"].lower(), " ".join(op["inputs"]), op["output"],
-                    f"{op['params']['n']}x{op['params']['k']}" if "weight_bytes" in op else "",
-                    f"{op['zeros']:.1%}" if "weight_bytes" in op else "",
-                ]
-                for op in result["operators"]
-            ],
-        )  # fmt: skip
+            ["first", "name", "kind", "pieces", "inputs", "output", "writes", "weights", "zeros"],
+            [_row(pieces) for pieces in _pieces(result["operators"])],
+        )
     if options.tensors:
         yield list_table(
             "Tensors",
@@ -158,3 +156,27 @@ def tables(result: dict[str, Any], options: argparse.Namespace) -> Iterator[Rend
                 for t in result["tensors"]
             ],
         )
+
+
+def _pieces(operators: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Operators by name, in the order in which each name comes first: a layer may be cut into several."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for op in operators:
+        groups.setdefault((op["name"], op["kind"]), []).append(op)
+    return list(groups.values())
+
+
+def _row(pieces: list[dict[str, Any]]) -> list[object]:
+    """One layer in the table: the weights of all its pieces, each counted once."""
+    first = pieces[0]
+    stored = {op["params"]["trits_at"]: op for op in pieces if "weight_bytes" in op}
+    shape = zeros = ""
+    if stored:
+        n, k = sum(op["params"]["n"] for op in stored.values()), first["params"]["k"]
+        shape = f"{n}x{k}"
+        zeros = f"{sum(op['zeros'] * op['params']['n'] for op in stored.values()) / n:.1%}"
+    largest = max(pieces, key=lambda op: op["writes"]["rows"] * op["writes"]["columns"])["writes"]
+    return [
+        first["index"], first["name"], first["kind"].lower(), len(pieces), " ".join(first["inputs"]), first["output"],
+        f"{largest['rows']}x{largest['columns']}", shape, zeros,
+    ]  # fmt: skip

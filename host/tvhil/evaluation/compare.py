@@ -90,27 +90,29 @@ def first_different_crc(expected: Sequence[OperatorOutput], crcs: Sequence[int])
 def first_different_element(
     operator: Operator, expected: OperatorOutput, values: IntArray, multipliers: IntArray | None
 ) -> Divergence:
-    """The first element, row by row, in which a tensor read from the board differs.
+    """The first element that an operator wrote, row by row, in which a tensor read from the board differs.
 
     Args:
         operator: that wrote it.
         expected: its predicted output.
-        values: `[rows][columns]` from the board.
+        values: the whole tensor, `[rows][columns]`, from the board.
         multipliers: `[rows]` from the board, for a tensor with per-token scales.
     """
+    region = expected.region
+    values, multipliers = expected.of(values, multipliers)
     different = np.argwhere(expected.values != values)
     if len(different):
-        token, channel = (int(i) for i in different[0])
+        row, column = (int(i) for i in different[0])
         return Divergence(
-            operator, "value", token, channel, int(expected.values[token, channel]), int(values[token, channel]),
-            bits=8 * values.dtype.itemsize, differing=len(different), elements=values.size,
+            operator, "value", region.row + row, region.column + column, int(expected.values[row, column]),
+            int(values[row, column]), bits=8 * values.dtype.itemsize, differing=len(different), elements=values.size,
         )  # fmt: skip
     if expected.multipliers is not None and multipliers is not None:
         rows = np.flatnonzero(expected.multipliers != multipliers)
         if len(rows):
-            token = int(rows[0])
+            row = int(rows[0])
             return Divergence(
-                operator, "multiplier", token, None, int(expected.multipliers[token]), int(multipliers[token]),
+                operator, "multiplier", region.row + row, None, int(expected.multipliers[row]), int(multipliers[row]),
                 bits=16, differing=len(rows), elements=len(multipliers),
             )  # fmt: skip
     return Divergence(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -10,12 +11,13 @@ import numpy as np
 from tvhil.errors import InputError
 
 MAGIC = 0x54495654
-VERSION = 1
+VERSION = 2
 ALIGN = 16
 MAX_SECTIONS = 16
 MAX_TENSORS = 1024
 MAX_OPERATORS = 1024
 NO_TENSOR = 0xFFFF
+BLOCK_TOKENS = 16  # tokens of a block: what rows of static-scale models are rounded up to in memory
 SECTION_TAGS = ("MODL", "TENS", "OPER", "PLAN", "NAME", "DATA", "META")
 TENSOR_PER_TOKEN = 1
 OP_ADD = 1
@@ -118,7 +120,8 @@ OPERATOR = np.dtype(
         ("param", "<u4", 12),
     ]
 )
-PLAN = np.dtype([("arena_bytes", "<u4"), ("scratch_offset", "<u4"), ("scratch_bytes", "<u4"), ("reserved", "<u4")])
+PLAN = np.dtype([("arena_bytes", "<u4"), ("scratch_bytes", "<u4"), ("reserved", "<u4", 2)])
+PLAN_SCRATCH = np.dtype([("offset", "<u4"), ("bytes", "<u4")])
 
 # Names of an operator's params, in order; `_at` are offsets into DATA.
 PARAMS: dict[OpKind, tuple[str, ...]] = {
@@ -143,10 +146,50 @@ PARAMS: dict[OpKind, tuple[str, ...]] = {
         "epsilon_high",
         "shift",
     ),
-    OpKind.LINEAR: ("k", "n", "codec", "trits_at", "channels_at", "limit", "table_at", "first_row", "rows"),
-    OpKind.ATTENTION: ("heads", "head_dim", "score_shift", "exp_multiplier", "out_multiplier", "out_shift"),
+    OpKind.LINEAR: (
+        "k",
+        "n",
+        "codec",
+        "trits_at",
+        "channels_at",
+        "limit",
+        "table_at",
+        "first_row",
+        "rows",
+        "output_row",
+        "output_column",
+    ),
+    OpKind.ATTENTION: (
+        "heads",
+        "head_dim",
+        "score_shift",
+        "exp_multiplier",
+        "out_multiplier",
+        "out_shift",
+        "q_column",
+        "k_column",
+        "v_column",
+        "output_column",
+    ),
     OpKind.MEAN_POOL: ("first_row", "rows"),
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The memory plan.
+
+    Attributes:
+        arena_bytes: of the whole arena.
+        scratch_bytes: the largest scratch of an operator.
+        offsets: of each tensor in the arena.
+        scratches: (offset, bytes) of each operator's scratch, which is alive only there.
+    """
+
+    arena_bytes: int
+    scratch_bytes: int
+    offsets: tuple[int, ...]
+    scratches: tuple[tuple[int, int], ...]
 
 
 class ModelError(InputError):

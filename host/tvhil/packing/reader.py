@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tvhil.errors import InputError
 from tvhil.packing.format import (
     ALIGN,
+    BLOCK_TOKENS,
     HEADER,
     LANE_LIMIT,
     MAGIC,
@@ -31,6 +32,7 @@ from tvhil.packing.format import (
     OPERATOR,
     PARAMS,
     PLAN,
+    PLAN_SCRATCH,
     SECTION,
     SECTION_TAGS,
     TENSOR,
@@ -39,12 +41,14 @@ from tvhil.packing.format import (
     DType,
     ModelError,
     OpKind,
+    Plan,
     ScaleMode,
     Status,
     align,
 )
-from tvhil.packing.trits import Codec, decode_matrix, matrix_bytes
+from tvhil.packing.trits import GAPS_MOST_INPUTS, Codec, decode_matrix, matrix_bytes
 
+_PLAN_BLOCK = 64  # tensors that the C runtime checks together: the order of its refusals
 _MOST_BYTES = 0xFFFFFFFF  # the header's file_bytes has 32 bits
 
 
@@ -80,23 +84,49 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A TENS record: `rows x columns` values, and a u16 multiplier a row where `per_token`."""
+    """A TENS record: `rows x columns` values, and a u16 multiplier a row where `per_token`.
+
+    In memory the tensor has `rows_in_memory`: whole blocks of 16 tokens, but for image, logits and models with
+    per-token scales.
+    """
 
     name: str
     dtype: DType
     per_token: bool
     rows: int
     columns: int
+    rows_in_memory: int
 
     @property
     def value_bytes(self) -> int:
-        """Bytes of the values alone."""
+        """Bytes of the values alone, row by row without padding: what a board sends."""
         return self.rows * self.columns * self.dtype.numpy.itemsize
 
     @property
     def bytes(self) -> int:
         """Bytes in the arena: values, padded to 16, then the multipliers."""
-        return align(self.value_bytes) + 2 * self.rows if self.per_token else self.value_bytes
+        values = self.rows_in_memory * self.columns * self.dtype.numpy.itemsize
+        return align(values) + 2 * self.rows if self.per_token else values
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a tensor."""
+
+    tensor: int
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Of its rows and its columns."""
+        return slice(self.row, self.row + self.rows), slice(self.column, self.column + self.columns)
+
+    def whole(self, tensor: Tensor) -> bool:
+        """Whether it is all of the tensor."""
+        return (self.rows, self.columns) == (tensor.rows, tensor.columns)
 
 
 @dataclass(frozen=True)
@@ -116,23 +146,22 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The memory plan: bytes of the arena, the scratch in it, and each tensor's offset."""
-
-    arena_bytes: int
-    scratch_offset: int
-    scratch_bytes: int
-    offsets: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class LinearWeights:
-    """Decoded weights of a linear operator: `trits[N][K]`, and `gain`, `shift`, `bias` for each of N channels."""
+    """Decoded weights of a linear operator.
+
+    Attributes:
+        trits: int8 `[N][K]`.
+        gain, shift, bias: `[N]`.
+        terms: `[N]`, the most products that an accumulator holds at once (`trits.Matrix`).
+        bytes: of the trits in the file.
+    """
 
     trits: npt.NDArray[np.int8]
     gain: npt.NDArray[np.int32]
     shift: npt.NDArray[np.int32]
     bias: npt.NDArray[np.int32]
+    terms: npt.NDArray[np.int64]
+    bytes: int
 
 
 class TvitModel:
@@ -193,10 +222,20 @@ class TvitModel:
     def weights(self, op: Operator) -> LinearWeights:
         """Decode the weights of a PATCH_EMBED or LINEAR operator."""
         n, k = op["n"], op["k"]
-        codec = Codec(op["codec"])
-        trits = decode_matrix(self.data(op["trits_at"], matrix_bytes(codec, n, k)), n, k, codec)
+        matrix = decode_matrix(self._data_from(op["trits_at"]), n, k, Codec(op["codec"]))
         records = np.frombuffer(self.data(op["channels_at"], 4 * n), "<i4")
-        return LinearWeights(trits, records >> 5 & 127, records & 31, records >> 12)
+        return LinearWeights(matrix.trits, records >> 5 & 127, records & 31, records >> 12, matrix.terms, matrix.bytes)
+
+    def output_region(self, op: Operator) -> Region:
+        """What an operator writes."""
+        output = self.tensors[op.output]
+        if op.kind is OpKind.LINEAR:
+            return Region(op.output, op["output_row"], op["rows"], op["output_column"], op["n"])
+        if op.kind is OpKind.LAYERNORM:
+            return Region(op.output, 0, op["rows"], 0, output.columns)
+        if op.kind is OpKind.ATTENTION:
+            return Region(op.output, 0, output.rows, op["output_column"], op["heads"] * op["head_dim"])
+        return Region(op.output, 0, output.rows, 0, output.columns)
 
     def table(self, op: Operator) -> npt.NDArray[np.integer[Any]]:
         """The 256 entries of an operator's table."""
@@ -227,6 +266,9 @@ class TvitModel:
             reason = f"data at {at} (+{size}) is outside DATA or misaligned"
             raise ModelError(Status.BAD_PARAMETER, "OPER", None, reason)
         return content[at : at + size]
+
+    def _data_from(self, at: int) -> memoryview:
+        return self.data(at, len(self.sections["DATA"][0]) - at if at <= len(self.sections["DATA"][0]) else 0)
 
     # -- validation ---------------------------------------------------------------------------------------
 
@@ -318,7 +360,11 @@ class TvitModel:
             per_token = bool(record["flags"])
             if per_token and record["dtype"] != DType.I8:
                 raise ModelError(Status.BAD_TENSOR, "TENS", i, f"{name}: only int8 tensors have per-token scales")
-            tensors.append(Tensor(name, DType(int(record["dtype"])), per_token, rows, columns))
+            dtype = DType(int(record["dtype"]))
+            blocks = dtype is not DType.U8 and i != self.info.logits and not per_token
+            blocks = blocks and self.info.scale_mode is ScaleMode.STATIC
+            in_memory = align(rows, BLOCK_TOKENS) if blocks else rows
+            tensors.append(Tensor(name, dtype, per_token, rows, columns, in_memory))
         return tuple(tensors)
 
     def _read_operators(self) -> tuple[Operator, ...]:
@@ -370,45 +416,93 @@ class TvitModel:
             require((tensor.dtype, tensor.rows, tensor.columns) == expected, reason)
 
     def _check_graph(self) -> None:
-        written = {0}
+        written, matrices = {0}, set[tuple[int, ...]]()
         for i, op in enumerate(self.operators):
-            _OperatorCheck(self, i, op).run(written)
+            _OperatorCheck(self, i, op, matrices).run(written)
             written.add(op.output)
         if self.info.logits not in written:
             raise ModelError(Status.BAD_OPERATOR, "OPER", None, "no operator writes the logits")
 
     def _read_plan(self, check: bool) -> Plan:
         content, count = self.sections["PLAN"]
-        if count != 1 or len(content) != PLAN.itemsize + 4 * len(self.tensors):
-            raise ModelError(Status.BAD_SECTION, "PLAN", None, f"{len(content)} bytes for {len(self.tensors)} tensors")
+        tensors, operators = len(self.tensors), len(self.operators)
+        sizes = (PLAN.itemsize, 4 * tensors, PLAN_SCRATCH.itemsize * operators)
+        if count != 1 or len(content) != sum(sizes):
+            reason = f"{len(content)} bytes for {tensors} tensors and {operators} operators"
+            raise ModelError(Status.BAD_SECTION, "PLAN", None, reason)
         record = np.frombuffer(content, PLAN, 1)[0]
-        offsets = np.frombuffer(content, "<u4", offset=PLAN.itemsize)
+        offsets = np.frombuffer(content, "<u4", tensors, sizes[0])
+        scratches = np.frombuffer(content, PLAN_SCRATCH, operators, sizes[0] + sizes[1])
         plan = Plan(
             int(record["arena_bytes"]),
-            int(record["scratch_offset"]),
             int(record["scratch_bytes"]),
             tuple(int(o) for o in offsets),
+            tuple((int(s["offset"]), int(s["bytes"])) for s in scratches),
         )
-        if not check:
-            return plan
+        if check:
+            self._check_plan(plan, bool(record["reserved"].any()))
+        return plan
 
+    def _check_plan(self, plan: Plan, reserved: bool) -> None:
         def refuse(index: int | None, reason: str) -> NoReturn:
             raise ModelError(Status.BAD_PLAN, "PLAN", index, reason)
 
-        scratch_end = plan.scratch_offset + plan.scratch_bytes
-        if record["reserved"] or plan.scratch_offset % ALIGN or scratch_end > plan.arena_bytes:
-            refuse(None, "the scratch lies outside the arena")
-        live = list(self.lifetimes())
+        def placed(at: int, size: int) -> bool:
+            return at % ALIGN == 0 and at + size <= plan.arena_bytes
+
+        if reserved or plan.arena_bytes % ALIGN or plan.scratch_bytes != max(size for _, size in plan.scratches):
+            refuse(None, "the plan's record does not hold")
+        if not all(placed(*scratch) for scratch in plan.scratches):
+            refuse(None, "a scratch outside the arena or misaligned")
         for t, (tensor, at) in enumerate(zip(self.tensors, plan.offsets, strict=True)):
-            if at % ALIGN or at + tensor.bytes > plan.arena_bytes:
-                refuse(t, f"{tensor.name} lies outside the arena")
-            if at < scratch_end and plan.scratch_offset < at + tensor.bytes:
-                refuse(t, f"{tensor.name} overlaps the scratch")
-            for u in range(t):
-                apart = live[t][1] < live[u][0] or live[u][1] < live[t][0]
-                if not apart and at < plan.offsets[u] + self.tensors[u].bytes and plan.offsets[u] < at + tensor.bytes:
-                    refuse(t, f"{tensor.name} overlaps {self.tensors[u].name} while both are alive")
-        return plan
+            if not placed(at, tensor.bytes):
+                refuse(t, f"{tensor.name} lies outside the arena or is misaligned")
+        first, last = np.array(list(self.lifetimes())).T
+        start = np.array(plan.offsets)
+        end = start + np.array([tensor.bytes for tensor in self.tensors])
+        scratch_start = np.array([at for at, _ in plan.scratches])
+        scratch_end = scratch_start + np.array([size for _, size in plan.scratches])
+        partner, lead = self.image_partner(), self.image_lead()
+        for block in range(0, len(self.tensors), _PLAN_BLOCK):
+            tensors = range(block, min(block + _PLAN_BLOCK, len(self.tensors)))
+            for t in tensors:
+                alive = slice(max(int(first[t]), 0), int(last[t]) + 1)
+                meets = (scratch_start[alive] < end[t]) & (scratch_end[alive] > start[t])
+                if (meets & (scratch_end[alive] > scratch_start[alive])).any():
+                    refuse(t, f"{self.tensors[t].name} overlaps a scratch while it is alive")
+            for others in range(0, block + 1, _PLAN_BLOCK):
+                for t in tensors:
+                    u = slice(others, min(t, others + _PLAN_BLOCK))
+                    meets = (first[u] <= last[t]) & (first[t] <= last[u]) & (start[u] < end[t]) & (start[t] < end[u])
+                    if others == 0 and t == partner and start[0] >= start[t] + lead:
+                        meets[0] = False
+                    if meets.any():
+                        other = self.tensors[others + int(meets.argmax())]
+                        refuse(t, f"{self.tensors[t].name} overlaps {other.name} while both are alive")
+
+    def image_partner(self) -> int | None:
+        """The tensor that may overlap the image: written by the image's last reader, untouched before."""
+        embeddings = [i for i, op in enumerate(self.operators) if op.kind is OpKind.PATCH_EMBED]
+        if not embeddings:
+            return None
+        tensor = self.operators[embeddings[-1]].output
+        touched = [i for i, op in enumerate(self.operators) if tensor in (*op.inputs, op.output)]
+        return tensor if touched[0] == embeddings[-1] else None
+
+    def image_lead(self) -> int:
+        """How far behind the start of the stream the image must at least begin where the two overlap.
+
+        The most that the stream is ahead of the image, in bytes: over the blocks of 16 tokens, the stream's blocks so
+        far less the image's rows of patches that have been read completely when the block is gathered.
+        """
+        info = self.info
+        per_line, patches = info.image_width // info.patch_size, info.tokens - info.prefix_tokens
+        line_bytes = info.image_width * info.image_channels * info.patch_size
+        lead = 0
+        for end in range(BLOCK_TOKENS, info.tokens + BLOCK_TOKENS, BLOCK_TOKENS):
+            read = min(max(end - info.prefix_tokens, 0), patches) // per_line * line_bytes
+            lead = max(lead, end * info.embed_dim * DType.I16.numpy.itemsize - read)
+        return align(lead)
 
     def lifetimes(self) -> Iterator[tuple[int, int]]:
         """First and last operator at which each tensor is alive; the image from -1, the logits to the end."""
@@ -426,8 +520,10 @@ class TvitModel:
 class _OperatorCheck:
     """The checks of one operator against the contract."""
 
-    def __init__(self, model: TvitModel, index: int, op: Operator) -> None:
+    def __init__(self, model: TvitModel, index: int, op: Operator, matrices: set[tuple[int, ...]]) -> None:
         self.model, self.index, self.op = model, index, op
+        self.matrices = matrices  # that were found well-formed: operators may share them
+        self.static = model.info.scale_mode is ScaleMode.STATIC
         self.source, self.output = model.tensors[op.inputs[0]], model.tensors[op.output]
 
     def fail(self, status: Status, reason: str) -> NoReturn:
@@ -454,7 +550,7 @@ class _OperatorCheck:
                 self.fail(Status.BAD_OPERATOR, f"reads {self.model.tensors[t].name} before it is written")
         if op.adds and op.output not in written:
             self.fail(Status.BAD_OPERATOR, f"adds to {self.output.name} before it is written")
-        self.shape(op.output not in op.inputs, "writes its own input")
+        self.shape(op.kind is OpKind.ATTENTION or op.output not in op.inputs, "writes its own input")
         {
             OpKind.PATCH_EMBED: self.patch_embed,
             OpKind.LAYERNORM: self.layernorm,
@@ -468,19 +564,24 @@ class _OperatorCheck:
         self.range(1 <= n <= 1 << 16 and 1 <= k <= 1 << 16, f"a matrix of {n} x {k}")
         self.range(op["codec"] in list(Codec), f"unknown codec {op['codec']}")
         codec = Codec(op["codec"])
-        self.data(op["trits_at"], matrix_bytes(codec, n, k))
+        key = n, k, codec, op["trits_at"], op["channels_at"], xmax
+        if key in self.matrices:
+            return
+        self.range(codec is not Codec.GAPS or k <= GAPS_MOST_INPUTS, f"{k} inputs are too many for codec gaps")
+        self.data(op["trits_at"], 0 if codec is Codec.GAPS else matrix_bytes(codec, n, k))
         self.data(op["channels_at"], 4 * n)
         try:
             weights = self.model.weights(op)
         except ValueError as error:
             self.fail(Status.BAD_PARAMETER, str(error))
         gain, bias = weights.gain.astype(np.int64), weights.bias.astype(np.int64)
-        bound = gain * xmax * np.count_nonzero(weights.trits, axis=1) + np.abs(bias)
+        bound = gain * xmax * weights.terms + np.abs(bias)
         if (gain < 1).any() or (bound >= LANE_LIMIT).any():
             row = int(np.argmax((gain < 1) | (bound >= LANE_LIMIT)))
             raise ModelError(
                 Status.BAD_CHANNEL, "DATA", self.index, f"{op.name}: channel {row} can leave its 20-bit accumulator"
             )
+        self.matrices.add(key)
 
     def patch_embed(self) -> None:
         op, info = self.op, self.model.info
@@ -494,15 +595,18 @@ class _OperatorCheck:
         self.range(not (position == -128).any() and not (prefix == -32768).any(), "a value at the excluded minimum")
 
     def rows(self) -> tuple[int, int]:
-        first, rows = self.op["first_row"], self.op["rows"]
+        op = self.op
+        first, rows = op["first_row"], op["rows"]
         self.range(rows >= 1 and first + rows <= self.source.rows, f"rows {first} … {first + rows - 1}")
+        anywhere = not self.static or op.kind is OpKind.MEAN_POOL or op.output == self.model.info.logits
+        self.range(anywhere or first % BLOCK_TOKENS == 0, f"first_row {first} is no multiple of {BLOCK_TOKENS}")
         return first, rows
 
     def layernorm(self) -> None:
         op, source, output = self.op, self.source, self.output
         _, rows = self.rows()
         self.shape(source.dtype is DType.I16 and output.dtype is DType.I8 and source.columns == output.columns)
-        self.shape(output.rows == rows and source.columns <= 4096)
+        self.shape((output.rows >= rows if self.static else output.rows == rows) and source.columns <= 4096)
         self.shape(output.per_token == (self.model.info.scale_mode is ScaleMode.PER_TOKEN))
         codes = np.frombuffer(self.data(op["gamma_beta_at"], (source.columns + 1) // 2), np.uint8)
         self.range(not ((codes & 15 > 8) | (codes >> 4 > 8)).any(), "a gamma_beta code above 8")
@@ -518,9 +622,16 @@ class _OperatorCheck:
     def linear(self) -> None:
         op, source, output = self.op, self.source, self.output
         _, rows = self.rows()
-        self.shape(source.dtype is DType.I8 and source.columns == op["k"] and output.columns == op["n"])
-        self.shape(source.per_token == (self.model.info.scale_mode is ScaleMode.PER_TOKEN))
-        self.shape(output.rows >= rows if op.adds else output.rows == rows)
+        row, column = op["output_row"], op["output_column"]
+        self.shape(source.dtype is DType.I8 and source.columns == op["k"])
+        self.shape(source.per_token != self.static)
+        if self.static:
+            self.shape(row + rows <= output.rows and column + op["n"] <= output.columns)
+            self.range(op.output == self.model.info.logits or row % BLOCK_TOKENS == 0, f"output_row {row}")
+        else:
+            self.shape(output.rows >= rows if op.adds else output.rows == rows)
+            self.shape(output.columns == op["n"])
+            self.range(row == column == 0, "a piece of a tensor with per-token scales")
         if output.dtype is DType.I16:
             self.shape(not op.has_table, "a table before an int16 output")
             self.range(op["limit"] == 32767, f"limit {op['limit']}")
@@ -539,11 +650,20 @@ class _OperatorCheck:
     def attention(self) -> None:
         op, output, model = self.op, self.output, self.model
         heads, head_dim = op["heads"], op["head_dim"]
-        self.range(heads >= 1 and head_dim >= 1 and heads * head_dim == output.columns, "heads times head_dim")
-        for t in op.inputs:
+        width = heads * head_dim
+        self.range(heads >= 1 and head_dim >= 1 and width <= output.columns, "heads times head_dim")
+        columns = [op["q_column"], op["k_column"], op["v_column"], op["output_column"]]
+        if not self.static:
+            self.range(width == output.columns and not any(columns), "heads times head_dim")
+        for t, column in zip((*op.inputs, op.output), columns, strict=True):
             tensor = model.tensors[t]
-            self.shape(tensor.dtype is DType.I8 and not tensor.per_token)
-            self.shape((tensor.rows, tensor.columns) == (output.rows, output.columns))
+            self.shape(tensor.dtype is DType.I8 and (t == op.output or not tensor.per_token))
+            self.shape(tensor.rows == output.rows and column + width <= tensor.columns)
+        places = list(zip((*op.inputs, op.output), columns, strict=True))
+        for i, (t, column) in enumerate(places):
+            for j, (u, other) in enumerate(places[:i]):
+                apart = t != u or abs(column - other) >= width
+                self.shape(apart or ((i, j) == (3, 0) and column == other), "columns that overlap")
         self.shape(output.dtype is DType.I8 and output.rows <= 2048)
         self.shape(output.per_token == (model.info.scale_mode is ScaleMode.PER_TOKEN))
         self.range(op["score_shift"] <= 15 and 1 <= op["exp_multiplier"] <= 32767, "score_shift or exp_multiplier")

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tvhil.errors import InputError
-from tvhil.packing.format import ALIGN, OpKind
-from tvhil.packing.reader import Operator, TvitModel
+from tvhil.packing.format import OpKind
+from tvhil.packing.reader import Operator, Region, TvitModel
 from tvhil.prediction import operators as ops
 
 Array = npt.NDArray[Any]
@@ -21,36 +21,44 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class OperatorOutput:
-    """The whole output tensor as it is after one operator.
+    """What one operator wrote: the whole output tensor, or the rows and columns of it that are this operator's.
+
+    What else is in the tensor is not the operator's and may not even be defined, so neither the CRC nor a comparison
+    covers it. `of` takes the same part from a whole tensor, such as one that a board sent.
 
     Attributes:
         operator: index of the operator.
-        tensor: id of its output tensor.
-        values: `[rows][columns]` in the tensor's type.
-        multipliers: u16 `[rows]`, or None.
+        region: the tensor, and its rows and columns that were written.
+        values: `[rows][columns]` of the region, in the tensor's type.
+        multipliers: u16 `[rows]` of the region, or None.
     """
 
     operator: int
-    tensor: int
+    region: Region
     values: Array
     multipliers: Array | None
 
-    def to_bytes(self) -> bytes:
-        """The tensor as it lies in the arena: values, padding to 16 only where multipliers follow."""
-        values = self.values.tobytes()
-        if self.multipliers is None:
-            return values
-        return values + bytes(-len(values) % ALIGN) + self.multipliers.astype("<u2").tobytes()
+    @property
+    def tensor(self) -> int:
+        """Id of the output tensor."""
+        return self.region.tensor
+
+    def of(self, values: Array, multipliers: Array | None = None) -> tuple[Array, Array | None]:
+        """The region of a whole tensor's values `[rows][columns]`, and of its multipliers `[rows]`."""
+        rows, columns = self.region.slices
+        return values[rows, columns], None if multipliers is None else multipliers[rows]
 
     @property
     def crc(self) -> int:
-        """CRC-32 of the values, then of the multipliers where there are any (no padding in between)."""
+        """CRC-32 of the values, row by row, then of the multipliers where there are any (no padding in between)."""
         crc = zlib.crc32(self.values.tobytes())
         return crc if self.multipliers is None else zlib.crc32(self.multipliers.astype("<u2").tobytes(), crc)
 
 
 # Tensor values (batched, `[B][rows][columns]`) and multipliers (`[B][rows]`) by tensor id.
 _State = dict[int, tuple[Array, Array | None]]
+# What an operator computes of it: values `[B][rows][columns]` of its region, and multipliers.
+_Step = Callable[[_State], tuple[Array, Array | None]]
 
 
 class Predictor:
@@ -62,9 +70,9 @@ class Predictor:
 
     def __init__(self, model: TvitModel) -> None:
         self.model = model
-        self._steps: list[Callable[[_State], tuple[Array, Array | None]]] = [
-            self._prepare(op) for op in model.operators
-        ]
+        self._kernels: dict[tuple[int, ...], ops.LinearKernel] = {}
+        self._steps: list[_Step] = [self._prepare(op) for op in model.operators]
+        self._regions = [model.output_region(op) for op in model.operators]
         self._last_use: dict[int, int] = {}
         for i, op in enumerate(model.operators):
             for tensor in (*op.inputs, op.output):
@@ -84,15 +92,36 @@ class Predictor:
         """The output of every operator up to `last` for one image `[H][W][C]`."""
         state: _State = {0: (self._checked(image[None]), None)}
         outputs = []
-        for i, (op, step) in enumerate(zip(self.model.operators, self._steps, strict=True)):
+        for i, region in enumerate(self._regions):
             if last is not None and i > last:
                 break
-            state[op.output] = step(state)
-            values, multipliers = state[op.output]
+            self._apply(i, state)
+            rows, columns = region.slices
+            values, multipliers = state[region.tensor]
             outputs.append(
-                OperatorOutput(i, op.output, values[0].copy(), None if multipliers is None else multipliers[0].copy())
-            )
+                OperatorOutput(
+                    i, region, values[0, rows, columns].copy(),
+                    None if multipliers is None else multipliers[0, rows].copy(),
+                )
+            )  # fmt: skip
         return outputs
+
+    def _apply(self, index: int, state: _State) -> None:
+        """Run one operator."""
+        region = self._regions[index]
+        tensor = self.model.tensors[region.tensor]
+        values, multipliers = self._steps[index](state)
+        if region.whole(tensor):
+            state[region.tensor] = values, multipliers
+            return
+        if region.tensor not in state:
+            empty = np.zeros((len(values), tensor.rows, tensor.columns), tensor.dtype.numpy)
+            state[region.tensor] = empty, np.ones((len(values), tensor.rows), np.uint16) if tensor.per_token else None
+        rows, columns = region.slices
+        old_values, old_multipliers = state[region.tensor]
+        old_values[:, rows, columns] = values
+        if old_multipliers is not None:
+            old_multipliers[:, rows] = multipliers
 
     def _checked(self, images: Array) -> Array:
         expected = self.model.info.input_shape
@@ -105,14 +134,14 @@ class Predictor:
 
     def _run_batch(self, images: Array) -> npt.NDArray[np.int16]:
         state: _State = {0: (images, None)}
-        for i, (op, step) in enumerate(zip(self.model.operators, self._steps, strict=True)):
-            state[op.output] = step(state)
+        for i, op in enumerate(self.model.operators):
+            self._apply(i, state)
             for tensor in {*op.inputs, op.output}:  # a set: attention may read one tensor twice
                 if self._last_use[tensor] == i and tensor != self.model.info.logits:
                     del state[tensor]
         return state[self.model.info.logits][0][:, 0]
 
-    def _prepare(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+    def _prepare(self, op: Operator) -> _Step:
         return {
             OpKind.PATCH_EMBED: self._patch_embed,
             OpKind.LAYERNORM: self._layernorm,
@@ -122,10 +151,13 @@ class Predictor:
         }[op.kind](op)
 
     def _kernel(self, op: Operator) -> ops.LinearKernel:
-        w = self.model.weights(op)
-        return ops.LinearKernel(w.trits, w.gain, w.shift, w.bias)
+        key = op["trits_at"], op["channels_at"], op["n"], op["k"], op["codec"]  # pieces may share their weights
+        if key not in self._kernels:
+            w = self.model.weights(op)
+            self._kernels[key] = ops.LinearKernel(w.trits, w.gain, w.shift, w.bias)
+        return self._kernels[key]
 
-    def _patch_embed(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+    def _patch_embed(self, op: Operator) -> _Step:
         kernel, info = self._kernel(op), self.model.info
         position = self.model.position(op).astype(np.int32) * op["position_multiplier"]
         prefix = self.model.prefix(op)
@@ -140,7 +172,7 @@ class Predictor:
 
         return step
 
-    def _layernorm(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+    def _layernorm(self, op: Operator) -> _Step:
         gamma, beta = self.model.gamma_beta(op)
         c, epsilon = op["c_high"] << 32 | op["c_low"], op["epsilon_high"] << 32 | op["epsilon_low"]
         rows = slice(op["first_row"], op["first_row"] + op["rows"])
@@ -154,10 +186,10 @@ class Predictor:
 
         return step
 
-    def _linear(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+    def _linear(self, op: Operator) -> _Step:
         kernel, output = self._kernel(op), self.model.tensors[op.output]
         rows = slice(op["first_row"], op["first_row"] + op["rows"])
-        table = self.model.table(op) if op.has_table else None
+        table, region = self.model.table(op) if op.has_table else None, self.model.output_region(op)
 
         def step(state: _State) -> tuple[Array, Array | None]:
             x, multipliers = state[op.inputs[0]]
@@ -166,10 +198,8 @@ class Predictor:
             else:
                 y = kernel.per_token(x[:, rows], multipliers[:, rows], op["limit"])
             if op.adds:
-                total = state[op.output][0].copy()
-                added = total[:, : op["rows"]].astype(np.int32) + y.astype(np.int32)
-                total[:, : op["rows"]] = ops.clamp(added, 32767)
-                return total, None
+                old = state[op.output][0][:, region.slices[0], region.slices[1]]
+                return ops.clamp(old.astype(np.int32) + y.astype(np.int32), 32767).astype(np.int16), None
             if table is None:
                 return y.astype(output.dtype.numpy), None
             y = table[y.astype(np.int32) + 128]
@@ -177,11 +207,13 @@ class Predictor:
 
         return step
 
-    def _attention(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+    def _attention(self, op: Operator) -> _Step:
         per_token = self.model.tensors[op.output].per_token
+        width = op["heads"] * op["head_dim"]
+        columns = [slice(op[f"{part}_column"], op[f"{part}_column"] + width) for part in "qkv"]
 
         def step(state: _State) -> tuple[Array, Array | None]:
-            q, k, v = (state[t][0] for t in op.inputs)
+            q, k, v = (state[t][0][:, :, part] for t, part in zip(op.inputs, columns, strict=True))
             o = ops.attention(
                 q, k, v, op["heads"], op["score_shift"], op["exp_multiplier"], op["out_multiplier"], op["out_shift"],
                 32767 if per_token else 127,
@@ -190,7 +222,7 @@ class Predictor:
 
         return step
 
-    def _mean_pool(self, op: Operator) -> Callable[[_State], tuple[Array, Array | None]]:
+    def _mean_pool(self, op: Operator) -> _Step:
         rows = slice(op["first_row"], op["first_row"] + op["rows"])
         return lambda state: (ops.mean_pool(state[op.inputs[0]][0][:, rows]), None)
 
