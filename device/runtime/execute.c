@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Run the operators in order, each on one core or shared by all of them.
-#include "internal.h"
+#include <string.h>
 
 #include "../kernels/pie/pie_kernels.h"
+#include "internal.h"
 
 // The buffer sizes of one set of kernels.
 typedef struct {
@@ -50,13 +51,34 @@ size_t tvit_planned_scratch_bytes(const tvit_model *model, uint32_t operator_ind
     return scratch_bytes(model, operator_index, &pie);
 }
 
+// Bytes of the image where this operator must work on a copy, or 0.
+static uint32_t copied_image_bytes(const tvit_model *model, uint32_t index) {
+    const tvit_operator *op = &model->operators[index];
+    if (op->kind != TVIT_OP_PATCH_EMBED || tvit_kernels_for(model)->layout != TVIT_LAYOUT_ROWS) return 0;
+    uint32_t image = model->tensor_offsets[0], bytes = (uint32_t)tvit_tensor_bytes(model, 0);
+    uint32_t output = model->tensor_offsets[op->output], end = output + (uint32_t)tvit_tensor_bytes(model, op->output);
+    return image < end && output < image + bytes ? bytes : 0;
+}
+
+// What an operator has behind the planned arena: its scratch, then its copy of the image.
+typedef struct {
+    uint32_t scratch, image;
+} extra_bytes;
+
+static extra_bytes behind_arena(const tvit_model *model, uint32_t index) {
+    uint32_t bytes = (uint32_t)tvit_operator_scratch_bytes(model, index);
+    if (bytes <= model->scratches[index].bytes) bytes = 0;
+    return (extra_bytes){tvit_aligned(bytes), tvit_aligned(copied_image_bytes(model, index))};
+}
+
 size_t tvit_arena_bytes(const tvit_model *model) {
-    size_t behind = 0;
+    size_t most = 0;
     for (uint32_t i = 0; i < model->operator_count; i++) {
-        size_t bytes = tvit_operator_scratch_bytes(model, i);
-        if (bytes > model->scratches[i].bytes && bytes > behind) behind = bytes;
+        extra_bytes extra = behind_arena(model, i);
+        size_t bytes = (size_t)extra.scratch + extra.image;
+        if (bytes > most) most = bytes;
     }
-    return model->plan->arena_bytes + behind;
+    return model->plan->arena_bytes + most;
 }
 
 tvit_status tvit_init(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes) {
@@ -99,13 +121,16 @@ static void work(void *argument, const tvit_team *team) {
 static void run_operator(const tvit_context *context, uint32_t index) {
     static const tvit_team alone = {.part = 0, .parts = 1, .barrier = NULL};
     const tvit_model *model = context->model;
-    const tvit_plan_scratch *planned = &model->scratches[index];
     const tvit_cores *cores = context->cores;
+    uint8_t *behind = context->arena + model->plan->arena_bytes;
+    extra_bytes extra = behind_arena(model, index);
     job j = {.table = tvit_kernels_for(model), .kind = model->operators[index].kind};
-    uint32_t at = planned->offset;
-    if (tvit_operator_scratch_bytes(model, index) > planned->bytes) at = model->plan->arena_bytes;
-    j.scratch = context->arena + at;
+    j.scratch = extra.scratch ? behind : context->arena + model->scratches[index].offset;
     tvit_bind_operator(model, index, j.table->layout, context->arena, &j.args);
+    if (extra.image) {
+        memcpy(behind + extra.scratch, j.args.patch_embed.image, tvit_tensor_bytes(model, 0));
+        j.args.patch_embed.image = behind + extra.scratch;
+    }
     if (cores && cores->cores > 1 && j.table->parallel)
         cores->run(cores->user, work, &j);
     else

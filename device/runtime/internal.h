@@ -14,6 +14,21 @@ tvit_status tvit_refuse(tvit_error *error, tvit_status status, const char *secti
 // The operators against the contract (validate.c): shapes, constants, order of writing, trits and channels.
 tvit_status tvit_validate_operators(const tvit_model *model, tvit_error *error);
 
+// Non-zero trits of a byte by codec (2bit, base3), or a mark that it is malformed.
+typedef struct {
+    uint8_t of[2][256];
+} tvit_nonzero_table;
+void tvit_count_nonzero(tvit_nonzero_table *table);
+
+// The matrix of a PATCH_EMBED or LINEAR operator (validate_matrix.c); xmax: the largest input magnitude. A matrix that
+// an earlier operator of the same kind has is not looked at again.
+tvit_status tvit_check_matrix(const tvit_model *model, uint32_t index, const tvit_nonzero_table *table, uint32_t xmax,
+                              tvit_error *error);
+
+// Whether operators 0 ... index - 1 have written all of a region, which lies within its tensor, and left it so
+// (validate_order.c). They are valid themselves.
+int tvit_is_written(const tvit_model *model, uint32_t index, const tvit_region *region);
+
 // PLAN against liveness (plan.c).
 tvit_status tvit_validate_plan(const tvit_model *model, tvit_error *error);
 

@@ -55,7 +55,7 @@ static uint32_t last_embedding(const tvit_model *model) {
 // The tensor that may overlap the image: written by the image's last reader, untouched before. TVIT_NO_TENSOR: none.
 static uint32_t overlapping_tensor(const tvit_model *model) {
     uint32_t embedding = last_embedding(model);
-    if (embedding == TVIT_NO_INDEX) return TVIT_NO_TENSOR;
+    if (embedding == TVIT_NO_INDEX || model->info->scale_mode == TVIT_SCALE_PER_TOKEN) return TVIT_NO_TENSOR;
     uint32_t tensor = model->operators[embedding].output;
     lifetime life;
     find_lifetimes(model, tensor, 1, &life);

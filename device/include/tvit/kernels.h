@@ -54,9 +54,9 @@ uint32_t tvit_matrix_bytes(uint32_t codec, uint32_t n, uint32_t k);
 
 // --- patch embedding (CONTRACT.md, section 4) --------------------------------------------------------------------
 
-// The image may overlap the output where tvit_image_lead() allows it (runtime.h). In token blocks a kernel therefore
-// computes the blocks in increasing order and finishes reading the patches of a block before it writes the block,
-// prefix tokens and all 16 lanes of the last block included; a row-major kernel copies the image first.
+// In token blocks the image may overlap the output as tvit_image_lead() allows it (runtime.h): a kernel computes the
+// blocks in increasing order and finishes reading the patches of a block before it writes the block, prefix tokens
+// and all 16 lanes of the last block included. In rows they do not overlap: the runtime copies the image before.
 typedef struct {
     tvit_ternary_matrix weights; // k = patch_size * patch_size * image_channels
     const uint8_t *image;        // [image_height][image_width][image_channels]
@@ -145,6 +145,9 @@ typedef struct {
 
 // Counts of work are for cost models: they follow from the shapes alone, but for a branch or two where a value is
 // clamped. G = n rounded up to 8, the channels that are decoded and computed together.
+//
+// Trits decoded by codec: 2bit and base3 all n*k; gaps G/8 * 4 * k words cleared and every instruction once, and the
+// headers of the channels before the group in its tile.
 //
 // Work: n*k trits decoded by codec, (G-n)/2 * k words cleared; patches * G/8 * patch_size dot products over
 // patch_size * image_channels terms (see below), patches * n outputs, prefix_tokens * n copies. Scratch: 16 * k bytes.

@@ -81,7 +81,8 @@ size_t tvit_planned_scratch_bytes(const tvit_model *model, uint32_t operator_ind
 //     image offset >= output offset + tvit_image_lead(model).
 // The lead is the most that the output is ahead of the image, in bytes: over the blocks b of 16 tokens, the output's
 // blocks 0 ... b less the image's rows of patches that are read completely when block b is gathered; rounded up to 16.
-// 0xffffffff where the model has no such operator: then nothing may overlap.
+// 0xffffffff, nothing may overlap, where no operator qualifies and in models with per-token scales, whose kernels
+// work in rows.
 uint32_t tvit_image_lead(const tvit_model *model);
 
 // The memory plan: liveness from the operator list; several orders of first fit, of which the one with the smallest
@@ -93,8 +94,9 @@ typedef struct {
 tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets,
                       tvit_plan_scratch *scratches);
 
-// The arena that this build needs: plan->arena_bytes, and behind it the largest scratch of those operators whose kernel
-// wants more than planned.
+// The arena that this build needs: plan->arena_bytes, and behind it the most that an operator has there, namely its
+// scratch where its kernel wants more than planned, and a copy of the image where the plan lets PATCH_EMBED overwrite
+// it and the kernel works in rows.
 size_t tvit_arena_bytes(const tvit_model *model);
 
 // --- running -----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ static void gather_queries(const tvit_attention_args *args, uint32_t first, uint
                            int32_t start[QUERIES]) {
     for (uint32_t i = 0; i < QUERIES; i++) {
         uint32_t token = first + i < args->tokens ? first + i : args->tokens - 1;
-        const int8_t *q = args->q + ((size_t)token * args->heads + head) * args->head_dim;
+        const int8_t *q = args->q + (size_t)token * args->q_columns + (size_t)head * args->head_dim;
         int32_t sum = 0;
         for (uint32_t d = 0; d < args->head_dim; d++) {
             queries[d][i] = q[d];
@@ -53,11 +53,10 @@ TVIT_INNER_LOOP void dot_key(int32_t s[QUERIES], const int16_t *q, const uint8_t
 
 static void score_keys(const tvit_attention_args *args, uint32_t head, const attention_scratch *scratch,
                        const int32_t start[QUERIES], int32_t highest[QUERIES]) {
-    size_t width = (size_t)args->heads * args->head_dim;
     const uint8_t *key = (const uint8_t *)args->k + (size_t)head * args->head_dim;
     for (uint32_t i = 0; i < QUERIES; i++)
         highest[i] = -32767;
-    for (uint32_t j = 0; j < args->tokens; j++, key += width) {
+    for (uint32_t j = 0; j < args->tokens; j++, key += args->k_columns) {
         int32_t s[QUERIES] = {start[0], start[1], start[2], start[3]};
         dot_key(s, scratch->queries[0], key, args->head_dim, 0x80);
         for (uint32_t i = 0; i < QUERIES; i++) {
@@ -105,12 +104,12 @@ static void store_outputs(const tvit_attention_args *args, const attention_scrat
         if (args->per_token)
             scratch->wide[i * width + d] = (int16_t)o;
         else
-            args->output[(first + i) * width + d] = (int8_t)o;
+            args->output[(size_t)(first + i) * args->output_columns + d] = (int8_t)o;
     }
 }
 
 static void attend(const tvit_attention_args *args, uint32_t first, uint32_t head, const attention_scratch *scratch) {
-    size_t width = (size_t)args->heads * args->head_dim, at = (size_t)head * args->head_dim;
+    size_t at = (size_t)head * args->head_dim;
     int32_t start[QUERIES], highest[QUERIES], z[QUERIES], w[QUERIES];
     gather_queries(args, first, head, scratch->queries, start);
     score_keys(args, head, scratch, start, highest);
@@ -123,9 +122,9 @@ static void attend(const tvit_attention_args *args, uint32_t first, uint32_t hea
         const uint8_t *values = (const uint8_t *)args->v + at + d;
         int32_t c[2][QUERIES];
         if (d + 1 == args->head_dim) {
-            weigh_one(c, scratch->scores[0], values, width, args->tokens, 0x80);
+            weigh_one(c, scratch->scores[0], values, args->v_columns, args->tokens, 0x80);
         } else {
-            weigh_two(c, scratch->scores[0], values, width, args->tokens, 0x80);
+            weigh_two(c, scratch->scores[0], values, args->v_columns, args->tokens, 0x80);
             store_outputs(args, scratch, first, at + d + 1, c[1], z, w);
         }
         store_outputs(args, scratch, first, at + d, c[0], z, w);
@@ -146,8 +145,8 @@ void tvit_attention_portable(const tvit_attention_args *args, void *scratch) {
             attend(args, first, head, &parts);
         if (!args->per_token) continue;
         for (uint32_t i = 0; i < QUERIES && first + i < args->tokens; i++)
-            args->output_multipliers[first + i] = tvit_token_quantize_portable(args->output + (first + i) * width,
-                                                                               parts.wide + i * width, (uint32_t)width);
+            args->output_multipliers[first + i] = tvit_token_quantize_portable(
+                args->output + (size_t)(first + i) * args->output_columns, parts.wide + i * width, (uint32_t)width);
     }
 }
 

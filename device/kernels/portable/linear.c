@@ -56,7 +56,7 @@ static uint16_t quantize_through_table(int8_t *row, uint32_t n, const int16_t *t
 }
 
 void tvit_linear_portable(const tvit_linear_args *args, void *scratch) {
-    uint32_t k = args->weights.k, n = args->weights.n;
+    uint32_t k = args->weights.k, n = args->weights.n, columns = args->output_columns;
     tvit_channel_group group;
     for (uint32_t first = 0; first < n; first += TVIT_GROUP_CHANNELS) {
         tvit_channel_group_decode(&group, &args->weights, first, scratch);
@@ -76,13 +76,13 @@ void tvit_linear_portable(const tvit_linear_args *args, void *scratch) {
                 for (uint32_t c = 0; c < group.count; c++)
                     y[c] = (group.gain[c] * y[c] + group.bias[c]) >> group.shift[c];
             }
-            store(args, (size_t)row * n + first, y, group.count);
+            store(args, (size_t)row * columns + first, y, group.count);
         }
     }
     if (args->kind != TVIT_LINEAR_TABLE_PER_TOKEN) return;
     for (uint32_t row = 0; row < args->rows; row++)
         args->output_multipliers[row] =
-            quantize_through_table((int8_t *)args->output + (size_t)row * n, n, args->table);
+            quantize_through_table((int8_t *)args->output + (size_t)row * columns, n, args->table);
 }
 
 size_t tvit_linear_buffer_size_portable(const tvit_linear_args *args) {

@@ -78,8 +78,45 @@ static inline void decode(trit_reader *reader, next_trit next, uint32_t count, u
     }
 }
 
-void tvit_trits_decode_portable(const tvit_ternary_matrix *matrix, uint32_t first, uint32_t count, int32_t (*pairs)[4],
-                                int32_t sums[8]) {
+// One channel of the codec gaps: its instructions add to pairs that are 0 or hold the low lane. Returns their sum.
+static int32_t add_instructions(uint32_t header, const uint8_t *codes, int32_t *pair, int32_t unit) {
+    uint32_t first_gap = TVIT_GAPS_FIRST_GAP(header), second_gap = TVIT_GAPS_SECOND_GAP(header), code = 0;
+    int32_t sum = 0;
+    pair += 4 * TVIT_GAPS_POSITION(header);
+    for (uint32_t left = TVIT_GAPS_INSTRUCTIONS(header), low = 1; left; left--, low ^= 1) {
+        code = low ? *codes++ : code >> 4;
+        int32_t sign = 1 - (int32_t)(code >> 2 & 2);
+        sum += sign;
+        *pair += sign * unit;
+        pair += 4 * first_gap; // behind the last instruction the gaps are 0
+        first_gap = second_gap;
+        second_gap = code & 7;
+    }
+    return sum;
+}
+
+static void decode_gaps(const tvit_ternary_matrix *matrix, uint32_t first, uint32_t count, int32_t (*pairs)[4],
+                        int32_t sums[8]) {
+    uint32_t tile = first / TVIT_TILE_CHANNELS, before = first % TVIT_TILE_CHANNELS;
+    uint32_t left = matrix->n - tile * TVIT_TILE_CHANNELS, k = matrix->k;
+    const uint8_t *start = matrix->trits + ((const uint32_t *)matrix->trits)[tile];
+    const uint32_t *headers = (const uint32_t *)start;
+    const uint8_t *codes = (const uint8_t *)(headers + (left < TVIT_TILE_CHANNELS ? left : TVIT_TILE_CHANNELS));
+    for (uint32_t i = 0; i < k; i++)
+        pairs[i][0] = pairs[i][1] = pairs[i][2] = pairs[i][3] = 0;
+    for (uint32_t c = 0; c < before; c++)
+        codes += (TVIT_GAPS_INSTRUCTIONS(headers[c]) + 1) / 2;
+    for (uint32_t c = 0; c < 8; c++) {
+        sums[c] = 0;
+        if (c >= count) continue;
+        uint32_t header = headers[before + c];
+        sums[c] = add_instructions(header, codes, pairs[0] + c / 2, c & 1 ? 65536 : 1);
+        codes += (TVIT_GAPS_INSTRUCTIONS(header) + 1) / 2;
+    }
+}
+
+static void decode_tiles(const tvit_ternary_matrix *matrix, uint32_t first, uint32_t count, int32_t (*pairs)[4],
+                         int32_t sums[8]) {
     uint32_t k = matrix->k, tile = first / TVIT_TILE_CHANNELS;
     uint32_t skip = first % TVIT_TILE_CHANNELS * k; // trits of the tile before the first channel
     uint32_t per_byte = matrix->codec == TVIT_CODEC_2BIT ? 4 : 5;
@@ -94,6 +131,14 @@ void tvit_trits_decode_portable(const tvit_ternary_matrix *matrix, uint32_t firs
             next_base3(&reader);
         decode(&reader, next_base3, count, k, pairs, sums);
     }
+}
+
+void tvit_trits_decode_portable(const tvit_ternary_matrix *matrix, uint32_t first, uint32_t count, int32_t (*pairs)[4],
+                                int32_t sums[8]) {
+    if (matrix->codec == TVIT_CODEC_GAPS)
+        decode_gaps(matrix, first, count, pairs, sums);
+    else
+        decode_tiles(matrix, first, count, pairs, sums);
 }
 
 // lanes[j] = sum of pairs[i][j] * (x[i] ^ flip), for at most LANE_TERMS terms.
