@@ -24,6 +24,7 @@ PORT_LIBRARY = (
     "arithmetic.c",
     "boot_parameters.c",
     "counter.c",
+    "external_registers.S",
     "faults.c",
     "memory.c",
     "uart.c",

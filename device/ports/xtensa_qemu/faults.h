@@ -22,6 +22,9 @@ _Static_assert(sizeof(xtensa_fault_frame) == FAULT_FRAME_BYTES, "vectors.h");
 
 enum { FAULT_CORES = 2 };
 
+// By core; the program's. port_fault() gets the one of the core that faulted and reports.
+extern xtensa_fault_frame fault_frames[FAULT_CORES];
+
 // By core: address of an instruction that software executes in place of it, 0 at other times. Its faults arrive as
 // double exceptions, and are its own.
 extern uint32_t fault_emulated_pc[FAULT_CORES];

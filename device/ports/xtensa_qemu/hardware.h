@@ -5,7 +5,9 @@
 #ifndef XTENSA_QEMU_HARDWARE_H
 #define XTENSA_QEMU_HARDWARE_H
 
+#ifndef __ASSEMBLER__
 #include <stdint.h>
+#endif
 
 // CFI flash on the bus without the cache attribute: the model file starts at offset 0.
 #define FLASH_BASE 0x90000000u
@@ -31,6 +33,16 @@
 
 #define UART_INTERRUPT 0 // number of the core's interrupt, level 1
 
+// With two cores the interrupts of devices and of the cores go through the MX interrupt distributor, whose registers
+// are external registers (RER, WER), and arrive under other numbers.
+#define MX_UART_INTERRUPT 3
+#define MX_IPI_INTERRUPT 0            // of group 0, as MIPIPART is after reset
+#define MX_IPI_CAUSE 0x100            // and the core's number: its groups that are pending, cleared by writing 1
+#define MX_IPI_SET 0x140              // and the group: to the cores whose bits are written
+#define MX_SYSTEM_CONFIGURATION 0x1a0 // bits 18 and up: cores - 1; 0 on a machine with one core
+#define MX_RUN_STALL 0x200            // a bit for each core that is stalled
+#define MX_RESET_VECTOR 0x40000400    // of cores other than 0
+
 #define FPGA_BASE 0x9d020000u
 #define FPGA_CLOCK_HZ 0x04u
 #define FPGA_RESET 0x10u
@@ -40,6 +52,8 @@
 #define SYSROM_BASE 0x50000000u
 #define SYSROM_BYTES 0x04000000u
 #define RAM_BASE 0x60000000u
+
+#ifndef __ASSEMBLER__
 
 static inline volatile uint32_t *hardware_register(uint32_t address) {
     return (volatile uint32_t *)(uintptr_t)address;
@@ -51,4 +65,9 @@ static inline uint32_t read_ccount(void) {
     return value;
 }
 
+// Registers of the interrupt distributor (external_registers.S). Where there is none they read as 0.
+uint32_t read_external_register(uint32_t address);
+void write_external_register(uint32_t address, uint32_t value);
+
+#endif
 #endif

@@ -27,7 +27,7 @@ enum { UNMAPPED_ADDRESS = 0x10000000 };
 static uint32_t reset_reason __attribute__((section(".noinit")));
 enum { REASON_REQUESTED = 0x72657175, REASON_FAULT = 0x6661756c };
 
-xtensa_fault_frame fault_frame;
+xtensa_fault_frame fault_frames[FAULT_CORES];
 
 static tvit_server server;
 static tvit_link_trace trace[TRACE_RECORDS];
@@ -57,7 +57,7 @@ static void idle(void *user) {
 
 static void reset(void *user) {
     (void)user;
-    reset_reason = fault_frame.busy ? REASON_FAULT : REASON_REQUESTED;
+    reset_reason = fault_frames[0].busy || fault_frames[1].busy ? REASON_FAULT : REASON_REQUESTED;
     for (;;)
         *hardware_register(FPGA_BASE + FPGA_RESET) = FPGA_RESET_KEY;
 }
@@ -134,6 +134,7 @@ _Noreturn void port_fault(const xtensa_fault_frame *frame);
 _Noreturn void port_fault(const xtensa_fault_frame *frame) {
     const tvit_fault fault = {
         .cause = frame->exccause,
+        .core = (uint32_t)(frame - fault_frames),
         .pc = fault_pc(frame),
         .address = frame->excvaddr,
         .text = fault_text(frame),

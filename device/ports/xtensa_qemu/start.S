@@ -54,7 +54,7 @@ _start:
     movi a3, PS_UM // exceptions go to the user vector, EXCM off
     wsr.ps a3
     rsync
-    rsr.prid a3 // one core runs; the others wait here until a port wakes them
+    rsr.prid a3 // the second core has a start of its own (cores.S)
     extui a3, a3, 0, 8
 1:  bnez a3, 1b
 
@@ -86,11 +86,19 @@ _exception_entry:
 _illegal_entry:
 1:  movi a0, VECTOR_USER
 
-// Stores the registers in fault_frame, then reports on a stack of its own. A fault while reporting stops the core.
+// Stores the registers in this core's frame of fault_frames, then reports on a stack of its own. A fault while reporting
+// stops the core. Where both cores have one at the same time, one reports and the other one stops (Peterson, "Myths about
+// the mutual exclusion problem", 1981).
     .global _fault_entry
 _fault_entry:
     wsr.excsave2 a1
-    movi a1, fault_frame
+    wsr.excsave3 a0
+    rsr.prid a0
+    extui a0, a0, 0, 1
+    movi a1, fault_frames
+    beqz a0, 5f
+    addi a1, a1, FAULT_FRAME_BYTES
+5:  rsr.excsave3 a0
     s32i a0, a1, FAULT_VECTOR
     rsr.excsave1 a0
     s32i a0, a1, FAULT_A0
@@ -126,14 +134,37 @@ _fault_entry:
     s32i a0, a1, FAULT_EPC7
     l32i a0, a1, FAULT_BUSY
 6:  bnez a0, 6b
-    movi a0, 1
+    rsr.prid a2
+    extui a2, a2, 0, 1
+    movi a4, fault_last
+    movi a5, fault_frames
+    bnez a2, 7f
+    addi a5, a5, FAULT_FRAME_BYTES // the other core's
+7:  movi a0, 1
     s32i a0, a1, FAULT_BUSY
-    movi a0, PS_UM | 15 // interrupts off, EXCM off: an exception in the report comes back here and stops
+    s32i a2, a4, 0
+    memw
+8:  memw
+    l32i a3, a5, FAULT_BUSY
+    beqz a3, 9f
+    l32i a3, a4, 0
+    beq a3, a2, 8b
+9:  movi a0, PS_UM | 15 // interrupts off, EXCM off: an exception in the report comes back here and stops
     wsr.ps a0
     rsync
     mov a2, a1
-    movi a1, __fault_stack_top
+    rsr.prid a1
+    extui a1, a1, 0, 1
+    movi a3, __second_fault_stack_top
+    movi a4, __fault_stack_top
+    moveqz a3, a4, a1
+    mov a1, a3
     movi a3, port_fault
     movi a0, 0
     callx0 a3
-7:  j 7b
+10: j 10b
+
+    .section .bss.fault_last, "aw", @nobits
+    .align 4
+fault_last:
+    .space 4

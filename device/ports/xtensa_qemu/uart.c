@@ -7,7 +7,11 @@ static volatile uint32_t *reg(uint32_t offset) {
     return hardware_register(UART_BASE + offset);
 }
 
+static uint32_t interrupt_mask;
+
 void uart_init(void) {
+    // A machine with two cores has its interrupt distributor between.
+    interrupt_mask = 1u << (read_external_register(MX_SYSTEM_CONFIGURATION) ? MX_UART_INTERRUPT : UART_INTERRUPT);
     *reg(UART_IER) = 0;
     *reg(UART_LCR) = UART_LCR_8N1;
     *reg(UART_FCR) = UART_FCR_ON_CLEAR_TRIGGER14;
@@ -38,7 +42,7 @@ void uart_wait(void) {
     *reg(UART_IER) = UART_IER_RECEIVED;
     __asm__ volatile("wsr.intenable %0\n"
                      "rsync\n"
-                     "waiti 0" ::"a"(1u << UART_INTERRUPT)
+                     "waiti 0" ::"a"(interrupt_mask)
                      : "memory");
     *reg(UART_IER) = 0;
     *reg(UART_FCR) = UART_FCR_ON_TRIGGER14;

@@ -19,7 +19,7 @@
 
 #define CAUSE_LEVEL1_INTERRUPT 4 // EXCCAUSE
 
-// Byte offsets in fault_frame.
+// Byte offsets in a fault frame.
 #define FAULT_A0 0 // a0 .. a15
 #define FAULT_VECTOR 64
 #define FAULT_EPC 68

@@ -24,15 +24,15 @@ static inline void print_hex(uint64_t value) {
 }
 
 // The test program's; start.S calls them.
-xtensa_fault_frame fault_frame;
+xtensa_fault_frame fault_frames[FAULT_CORES];
 void port_main(uint32_t boot_parameters);
-void port_fault(void);
+void port_fault(const xtensa_fault_frame *frame);
 
-void port_fault(void) {
+void port_fault(const xtensa_fault_frame *frame) {
     print("fault");
-    print_hex(fault_frame.exccause);
-    print_hex(fault_pc(&fault_frame));
-    print_hex(fault_frame.excvaddr);
+    print_hex(frame->exccause);
+    print_hex(fault_pc(frame));
+    print_hex(frame->excvaddr);
     print("\nend\n");
     for (;;) {
     }
