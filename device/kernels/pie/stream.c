@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles of a ternary matrix over token blocks: as instruction streams where a row fits the workspace.
+#include "stream.h"
+
+#include <stddef.h>
+#include <string.h>
+
+_Static_assert(offsetof(tvit_stream_args, input) == STREAM_INPUT && offsetof(tvit_stream_args, codes) == STREAM_CODES &&
+                   offsetof(tvit_stream_args, output) == STREAM_OUTPUT &&
+                   offsetof(tvit_stream_args, records) == STREAM_RECORDS &&
+                   offsetof(tvit_stream_args, buffer) == STREAM_BUFFER &&
+                   offsetof(tvit_stream_args, more_blocks) == STREAM_MORE_BLOCKS &&
+                   offsetof(tvit_stream_args, input_step) == STREAM_INPUT_STEP &&
+                   offsetof(tvit_stream_args, output_step) == STREAM_OUTPUT_STEP &&
+                   offsetof(tvit_stream_args, channel_step) == STREAM_CHANNEL_STEP &&
+                   offsetof(tvit_stream_args, rows) == STREAM_ROWS &&
+                   offsetof(tvit_stream_args, scratch) == STREAM_SCRATCH &&
+                   offsetof(tvit_stream_args, constants) == STREAM_CONSTANTS,
+               "stream.S uses these offsets");
+_Static_assert(sizeof(tvit_pie_record) == 32 && offsetof(tvit_pie_record, header) == 20 &&
+                   offsetof(tvit_pie_record, gain) == 24 && offsetof(tvit_pie_record, shift) == 26,
+               "the assembly sources use these offsets");
+
+// One kind of output: its kernel, the code in front of the instructions, the constants in all bytes of q2 and q3.
+typedef struct {
+    tvit_stream_kernel kernel;
+    const uint8_t *head, *head_end;
+    uint16_t constants[2];
+    uint32_t element_bytes;
+} stream_kind;
+
+static stream_kind kind_of(const tvit_rows_args *args) {
+    const uint16_t limit = (uint16_t)(args->limit * 0x101), minus_limit = (uint16_t)((256 - args->limit) * 0x101);
+    const uint16_t minus_128 = 0x8080, minus_32767 = 0x8001;
+    switch (args->kind) {
+    case TVIT_LINEAR_I16_ADD:
+        return (stream_kind){
+            tvit_stream_i16_add_pie, tvit_stream_head_i16_add, tvit_stream_head_i16_set, {minus_128, minus_32767}, 2};
+    case TVIT_LINEAR_I16_SET:
+        return (stream_kind){
+            tvit_stream_i16_set_pie, tvit_stream_head_i16_set, tvit_stream_heads_end, {minus_128, minus_32767}, 2};
+    case TVIT_LINEAR_TABLE:
+        return (stream_kind){
+            tvit_stream_table_pie, tvit_stream_head_table, tvit_stream_head_i16_add, {minus_128, 0}, 1};
+    default:
+        if (args->limit == 127)
+            return (stream_kind){
+                tvit_stream_i8_127_pie, tvit_stream_head_i8_127, tvit_stream_head_table, {minus_limit, limit}, 1};
+        return (stream_kind){tvit_stream_i8_pie, tvit_stream_head_i8, tvit_stream_head_i8_127, {minus_limit, limit}, 1};
+    }
+}
+
+// The table by index 0 ... 255, the clamp folded in.
+static void widen_table(uint32_t *words, const int8_t *table, int32_t limit) {
+    for (int32_t y = -128; y < 128; y++)
+        words[y + 128] = (uint8_t)table[(y > limit ? limit : y < -limit ? -limit : y) + 128];
+}
+
+void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace) {
+    const tvit_ternary_matrix *weights = args->weights;
+    const stream_kind kind = kind_of(args);
+    const uint32_t channel_step = TVIT_BLOCK_TOKENS * kind.element_bytes;
+    const uint32_t *tile_at = (const uint32_t *)(const void *)weights->trits;
+    uint8_t *buffer = workspace->stream + TVIT_STREAM_HEAD_BYTES;
+    memcpy(buffer - (kind.head_end - kind.head), kind.head, (size_t)(kind.head_end - kind.head));
+    if (args->kind == TVIT_LINEAR_TABLE) widen_table(workspace->table, args->table, args->limit);
+    tvit_stream_args stream = {
+        .records = workspace->records,
+        .buffer = buffer,
+        .input = args->input,
+        .more_blocks = args->blocks - 1,
+        .input_step = args->input_step - TVIT_BLOCK_TOKENS,
+        .output_step = args->output_step - (kind.element_bytes == 2 ? 16 : 0),
+        .channel_step = channel_step,
+        .scratch = args->kind == TVIT_LINEAR_TABLE ? workspace->table : workspace->qacc,
+        .constants = {kind.constants[0], kind.constants[1]},
+        .output = args->output,
+    };
+    for (uint32_t tile = first; tile < last; tile++) {
+        const uint32_t channel = tile * TVIT_TILE_CHANNELS;
+        const uint32_t left = weights->n - channel, rows = left < TVIT_TILE_CHANNELS ? left : TVIT_TILE_CHANNELS;
+        const uint32_t *headers = (const uint32_t *)(const void *)(weights->trits + tile_at[tile]);
+        tvit_pie_records(workspace->records, weights->channels + channel, headers, rows);
+        stream.codes = (const uint8_t *)(headers + rows);
+        stream.rows = rows;
+        kind.kernel(&stream);
+    }
+}
