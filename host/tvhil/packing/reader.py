@@ -8,7 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -270,6 +270,24 @@ class TvitModel:
     def _data_from(self, at: int) -> memoryview:
         return self.data(at, len(self.sections["DATA"][0]) - at if at <= len(self.sections["DATA"][0]) else 0)
 
+    def attention_inputs(self, op: Operator) -> tuple[Region, Region, Region]:
+        """The queries, keys and values that an ATTENTION operator reads."""
+        width = op["heads"] * op["head_dim"]
+        q, k, v = (
+            Region(t, 0, self.tensors[t].rows, op[f"{part}_column"], width)
+            for t, part in zip(op.inputs, "qkv", strict=True)
+        )
+        return q, k, v
+
+    def input_regions(self, op: Operator) -> tuple[Region, ...]:
+        """What an operator reads, the tensor it adds to included."""
+        if op.kind is OpKind.ATTENTION:
+            return self.attention_inputs(op)
+        source = op.inputs[0]
+        first, rows = op.params.get("first_row", 0), op.params.get("rows", self.tensors[source].rows)
+        region = Region(source, first, rows, 0, self.tensors[source].columns)
+        return (region, self.output_region(op)) if op.adds else (region,)
+
     # -- validation ---------------------------------------------------------------------------------------
 
     def _read_sections(self) -> dict[str, tuple[memoryview, int]]:
@@ -416,11 +434,11 @@ class TvitModel:
             require((tensor.dtype, tensor.rows, tensor.columns) == expected, reason)
 
     def _check_graph(self) -> None:
-        written, matrices = {0}, set[tuple[int, ...]]()
+        written, matrices = _Written(self), set[tuple[int, ...]]()
         for i, op in enumerate(self.operators):
             _OperatorCheck(self, i, op, matrices).run(written)
-            written.add(op.output)
-        if self.info.logits not in written:
+            written.run(op)
+        if not written.covers(Region(self.info.logits, 0, 1, 0, self.info.classes)):
             raise ModelError(Status.BAD_OPERATOR, "OPER", None, "no operator writes the logits")
 
     def _read_plan(self, check: bool) -> Plan:
@@ -517,6 +535,57 @@ class TvitModel:
             yield first.get(t, 0), last.get(t, 0)
 
 
+class _Written:
+    """Which rows and columns of each tensor hold what an operator wrote, while the operators run one after the other.
+
+    Not what an attention has used up: the columns of its keys are memory to its kernel. Nor, in token blocks, rows
+    behind the last one that is written, up to a multiple of 16.
+    """
+
+    def __init__(self, model: TvitModel) -> None:
+        self.model = model
+        # What happened to each tensor: regions that were written (True) or spoilt, the later ones over the earlier.
+        self._events: dict[int, list[tuple[Region, bool]]] = {0: []}
+
+    def __contains__(self, tensor: int) -> bool:
+        return tensor in self._events
+
+    def run(self, op: Operator) -> None:
+        """Take an operator's effects into account."""
+        model = self.model
+        if op.kind is OpKind.ATTENTION:
+            keys = model.attention_inputs(op)[1]
+            self._events[keys.tensor].append((keys, False))
+        region = model.output_region(op)
+        if region.whole(model.tensors[region.tensor]):
+            self._events[region.tensor] = [(region, True)]
+            return
+        events = self._events.setdefault(region.tensor, [])
+        end = region.row + region.rows
+        if model.info.scale_mode is ScaleMode.STATIC and region.tensor != model.info.logits and end % BLOCK_TOKENS:
+            events.append((replace(region, row=end, rows=-end % BLOCK_TOKENS), False))
+        events.append((region, True))
+
+    def covers(self, region: Region) -> bool:
+        """Whether all of a region was written and is still as it was."""
+        if region.tensor == 0:
+            return True  # the image is there from the start
+        events = self._events.get(region.tensor, [])
+        everything = [region, *(event for event, _ in events)]
+        rows = np.unique([edge for r in everything for edge in (r.row, r.row + r.rows)])
+        columns = np.unique([edge for r in everything for edge in (r.column, r.column + r.columns)])
+
+        def cells(r: Region) -> tuple[slice, slice]:
+            row, row_end = np.searchsorted(rows, [r.row, r.row + r.rows])
+            column, column_end = np.searchsorted(columns, [r.column, r.column + r.columns])
+            return slice(row, row_end), slice(column, column_end)
+
+        held = np.zeros((len(rows), len(columns)), bool)
+        for event, kept in events:
+            held[cells(event)] = kept
+        return bool(held[cells(region)].all())
+
+
 class _OperatorCheck:
     """The checks of one operator against the contract."""
 
@@ -543,14 +612,14 @@ class _OperatorCheck:
             self.fail(Status.BAD_PARAMETER, f"data at {at} (+{size}) is outside DATA or misaligned")
         return content[at : at + size]
 
-    def run(self, written: set[int]) -> None:
-        op = self.op
+    def run(self, written: _Written) -> None:
+        op, info = self.op, self.model.info
         for t in op.inputs:
-            if t not in written:
-                self.fail(Status.BAD_OPERATOR, f"reads {self.model.tensors[t].name} before it is written")
-        if op.adds and op.output not in written:
-            self.fail(Status.BAD_OPERATOR, f"adds to {self.output.name} before it is written")
+            self.shape(t in written, f"reads {self.model.tensors[t].name} before it is written")
+        self.shape(not op.adds or op.output in written, f"adds to {self.output.name} before it is written")
         self.shape(op.kind is OpKind.ATTENTION or op.output not in op.inputs, "writes its own input")
+        misuse = info.logits in op.inputs or (op.output == info.logits and op.kind is not OpKind.LINEAR)
+        self.shape(not misuse, "the logits are written by LINEAR and read by no operator")
         {
             OpKind.PATCH_EMBED: self.patch_embed,
             OpKind.LAYERNORM: self.layernorm,
@@ -558,6 +627,8 @@ class _OperatorCheck:
             OpKind.ATTENTION: self.attention,
             OpKind.MEAN_POOL: self.mean_pool,
         }[op.kind]()
+        for region in self.model.input_regions(op):
+            self.shape(written.covers(region), "reads what no operator has written, or what one has used up")
 
     def matrix(self, n: int, k: int, xmax: int) -> None:
         op = self.op
@@ -598,16 +669,18 @@ class _OperatorCheck:
         op = self.op
         first, rows = op["first_row"], op["rows"]
         self.range(rows >= 1 and first + rows <= self.source.rows, f"rows {first} … {first + rows - 1}")
-        anywhere = not self.static or op.kind is OpKind.MEAN_POOL or op.output == self.model.info.logits
-        self.range(anywhere or first % BLOCK_TOKENS == 0, f"first_row {first} is no multiple of {BLOCK_TOKENS}")
         return first, rows
+
+    def starts_block(self, row: int) -> None:
+        self.range(not self.static or row % BLOCK_TOKENS == 0, f"row {row} is no multiple of {BLOCK_TOKENS}")
 
     def layernorm(self) -> None:
         op, source, output = self.op, self.source, self.output
-        _, rows = self.rows()
+        first_row, rows = self.rows()
         self.shape(source.dtype is DType.I16 and output.dtype is DType.I8 and source.columns == output.columns)
         self.shape((output.rows >= rows if self.static else output.rows == rows) and source.columns <= 4096)
-        self.shape(output.per_token == (self.model.info.scale_mode is ScaleMode.PER_TOKEN))
+        self.shape(output.per_token != self.static)
+        self.starts_block(first_row)
         codes = np.frombuffer(self.data(op["gamma_beta_at"], (source.columns + 1) // 2), np.uint8)
         self.range(not ((codes & 15 > 8) | (codes >> 4 > 8)).any(), "a gamma_beta code above 8")
         self.range(source.columns % 2 == 0 or codes[-1] >> 4 == 0, "the padding of gamma_beta is not zero")
@@ -621,16 +694,19 @@ class _OperatorCheck:
 
     def linear(self) -> None:
         op, source, output = self.op, self.source, self.output
-        _, rows = self.rows()
+        first_row, rows = self.rows()
         row, column = op["output_row"], op["output_column"]
         self.shape(source.dtype is DType.I8 and source.columns == op["k"])
         self.shape(source.per_token != self.static)
         if self.static:
-            self.shape(row + rows <= output.rows and column + op["n"] <= output.columns)
-            self.range(op.output == self.model.info.logits or row % BLOCK_TOKENS == 0, f"output_row {row}")
+            inside = row + rows <= output.rows and column + op["n"] <= output.columns
+            self.range(inside, "rows or columns outside the output")
+            if op.output != self.model.info.logits:
+                self.starts_block(first_row)
+                self.starts_block(row)
         else:
-            self.shape(output.rows >= rows if op.adds else output.rows == rows)
             self.shape(output.columns == op["n"])
+            self.shape(output.rows >= rows if op.adds else output.rows == rows)
             self.range(row == column == 0, "a piece of a tensor with per-token scales")
         if output.dtype is DType.I16:
             self.shape(not op.has_table, "a table before an int16 output")
@@ -650,28 +726,28 @@ class _OperatorCheck:
     def attention(self) -> None:
         op, output, model = self.op, self.output, self.model
         heads, head_dim = op["heads"], op["head_dim"]
-        width = heads * head_dim
-        self.range(heads >= 1 and head_dim >= 1 and width <= output.columns, "heads times head_dim")
-        columns = [op["q_column"], op["k_column"], op["v_column"], op["output_column"]]
-        if not self.static:
-            self.range(width == output.columns and not any(columns), "heads times head_dim")
-        for t, column in zip((*op.inputs, op.output), columns, strict=True):
+        self.range(heads >= 1 and head_dim >= 1 and heads * head_dim <= output.columns, "heads times head_dim")
+        for t in op.inputs:
             tensor = model.tensors[t]
-            self.shape(tensor.dtype is DType.I8 and (t == op.output or not tensor.per_token))
-            self.shape(tensor.rows == output.rows and column + width <= tensor.columns)
-        places = list(zip((*op.inputs, op.output), columns, strict=True))
-        for i, (t, column) in enumerate(places):
-            for j, (u, other) in enumerate(places[:i]):
-                apart = t != u or abs(column - other) >= width
-                self.shape(apart or ((i, j) == (3, 0) and column == other), "columns that overlap")
+            self.shape(tensor.dtype is DType.I8 and not tensor.per_token and tensor.rows == output.rows)
         self.shape(output.dtype is DType.I8 and output.rows <= 2048)
-        self.shape(output.per_token == (model.info.scale_mode is ScaleMode.PER_TOKEN))
+        self.shape(output.per_token != self.static)
+        places = [*model.attention_inputs(op), model.output_region(op)]
+        for place in places:
+            columns = model.tensors[place.tensor].columns
+            inside = place.column + place.columns <= columns
+            self.range(inside and (self.static or place.columns == columns), "columns outside a tensor")
+        for i, place in enumerate(places):
+            for j, other in enumerate(places[:i]):
+                apart = place.tensor != other.tensor or abs(place.column - other.column) >= place.columns
+                self.shape(apart or ((i, j) == (3, 0) and place.column == other.column), "the same columns twice")
         self.range(op["score_shift"] <= 15 and 1 <= op["exp_multiplier"] <= 32767, "score_shift or exp_multiplier")
         self.range(1 <= op["out_multiplier"] < 1 << 28 and 1 <= op["out_shift"] <= 24, "out_multiplier or out_shift")
 
     def mean_pool(self) -> None:
         source, output = self.source, self.output
-        self.rows()
+        _, rows = self.rows()
+        self.range(rows <= 65535, "rows out of range")
         self.shape(source.dtype is DType.I16 and output.dtype is DType.I16)
         self.shape(output.rows == 1 and output.columns == source.columns)
 

@@ -38,10 +38,13 @@ class Schedule:
     fc1_groups: int = 1
 
     def operators(self, depth: int, heads: int) -> int:
-        """About how many operators a model has: no fewer."""
-        attention = heads * (self.attention_groups * 4 + 1) if self.heads_split else self.attention_groups * 4 + 1
-        fc1 = self.fc1_chunks * self.fc1_groups * (1 if self.fc1_chunks == self.fc1_groups == 1 else 2)
-        return 6 + depth * (1 + attention + 1 + self.mlp_passes * (2 + fc1))
+        """The most operators that a model may have: fewer where it has not enough tokens for the groups."""
+        groups, pieces = self.attention_groups, self.fc1_chunks * self.fc1_groups
+        attention = heads * (3 * groups + 1) if self.heads_split else 3 * groups + 1
+        norms = groups * (heads if self.heads_split and groups > 1 else 1)
+        norms2 = pieces if self.fc1_groups > 1 else 1
+        ends = 5  # patch embedding, pooling, LayerNorm, two heads
+        return ends + depth * (norms + attention + 1 + self.mlp_passes * (norms2 + pieces + 1))
 
     def describe(self) -> str:
         """In words, for people."""

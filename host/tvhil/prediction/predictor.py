@@ -209,11 +209,10 @@ class Predictor:
 
     def _attention(self, op: Operator) -> _Step:
         per_token = self.model.tensors[op.output].per_token
-        width = op["heads"] * op["head_dim"]
-        columns = [slice(op[f"{part}_column"], op[f"{part}_column"] + width) for part in "qkv"]
+        columns = [region.slices[1] for region in self.model.attention_inputs(op)]
 
         def step(state: _State) -> tuple[Array, Array | None]:
-            q, k, v = (state[t][0][:, :, part] for t, part in zip(op.inputs, columns, strict=True))
+            q, k, v = (state[t][0][..., part] for t, part in zip(op.inputs, columns, strict=True))
             o = ops.attention(
                 q, k, v, op["heads"], op["score_shift"], op["exp_multiplier"], op["out_multiplier"], op["out_shift"],
                 32767 if per_token else 127,
