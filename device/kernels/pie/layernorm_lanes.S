@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LayerNorm on sixteen tokens, see layernorm_lanes.h. Lanes are tokens: a sum over channels is a sum of vectors. */
+#include "assembler.h"
+
+    .text
+    .begin no-transform
+
+/*
+ * QACC = sum of a3 products of the vectors at a2, 32 bytes apart, with f0 and f1 in turn: one slot each. A vector is
+ * loaded two slots before it is used, into the register that was just read. f0 = q0, f1 = q1: squares.
+ */
+.macro accumulate f0, f1
+    mov a6, a2
+    ee.zero.qacc
+    ee.vld.128.ip q0, a6, 32
+    bltui a3, 2, .Llast\@
+    ee.vld.128.ip q1, a6, 32
+    loopgtz a8, .Lpairs\@
+    ee.vmulas.s16.qacc.ld.ip q0, a6, 32, q0, \f0
+    ee.vmulas.s16.qacc.ld.ip q1, a6, 32, q1, \f1
+.Lpairs\@:
+    bbci a3, 0, .Leven\@
+    ee.vmulas.s16.qacc.ld.ip q0, a6, 32, q0, \f0
+.Leven\@:
+    ee.vmulas.s16.qacc q1, \f1
+.Llast\@:
+    ee.vmulas.s16.qacc q0, \f0
+.endm
+
+.macro store_qacc
+    nop
+    ee.st.qacc_l.l.128.ip a4, 16
+    ee.st.qacc_h.l.128.ip a4, 16
+    ee.st.qacc_l.h.32.ip a4, 4
+    ee.st.qacc_h.h.32.ip a4, 12
+.endm
+
+    /* a2 x, a3 channels, a4 sums */
+    kernel_function tvit_layernorm_sums_lanes
+    kernel_enter
+    movi a5, 1
+    s16i a5, a4, 0
+    addi a8, a3, -2
+    srli a8, a8, 1
+    ee.vldbc.16 q7, a4
+    accumulate q7, q7
+    store_qacc
+    accumulate q0, q1
+    store_qacc
+    kernel_return
+
+/*
+ * Three records (beta = -1, 0, 1) of one half and one sign. a4 al, a5 e0, a7 ah, a9 offset, a10 minus_beta, a6 the first
+ * record's half. w = w1 * 2^15 + w0 = minus_beta -/+ offset.
+ */
+.macro three_records combine, negate
+    ee.vld.128.ip q1, a4, 16
+    ee.vld.128.ip q2, a5, 16
+    ee.vld.128.ip q0, a7, 16
+    .if \negate
+    ee.zero.q q3
+    ee.vldbc.16 q4, a11
+    ee.vsubs.s16 q1, q3, q1
+    ee.vsubs.s16 q2, q4, q2
+    ee.vsubs.s16 q0, q3, q0
+    .endif
+    .rept 3
+    ee.vld.128.ip q5, a9, 16
+    ee.vldbc.32.ip q7, a10, 4
+    ee.vld.128.ip q6, a9, -16
+    \combine q5, q7, q5
+    \combine q6, q7, q6
+    ee.vsr.32 q3, q5
+    ee.vldbc.32 q7, a11
+    ee.vsr.32 q4, q6
+    ee.andq q5, q5, q7
+    ee.vunzip.16 q3, q4
+    ee.andq q6, q6, q7
+    ee.vst.128.ip q3, a6, 16
+    ee.vunzip.16 q5, q6
+    ee.vst.128.ip q1, a6, 16
+    ee.vst.128.ip q2, a6, 16
+    ee.vst.128.ip q0, a6, 16
+    ee.vst.128.ip q5, a6, 96
+    .endr
+    addi a10, a10, -12
+.endm
+
+    /* a2 factors, a3 records */
+    kernel_function tvit_layernorm_records_lanes
+    kernel_enter
+    ssai 15
+    mov a4, a2
+    addi a7, a2, 32
+    addi a5, a2, 64
+    addi a9, a2, 96
+    addi a10, a9, 64
+    addi a11, a10, 12 /* low_bits */
+    mov a6, a3
+    three_records ee.vadds.s32, 1
+    addi a9, a9, 32
+    addmi a6, a6, -512 /* 80 - 3 * 160 */
+    addi a6, a6, 112
+    three_records ee.vadds.s32, 1
+    addi a4, a4, -32
+    addi a5, a5, -32
+    addi a7, a7, -32
+    addi a9, a9, -32
+    addmi a6, a6, 512 /* 3 * 160 - 80 */
+    addi a6, a6, -112
+    three_records ee.vsubs.s32, 0
+    addi a9, a9, 32
+    addmi a6, a6, -512
+    addi a6, a6, 112
+    three_records ee.vsubs.s32, 0
+    kernel_return
+
+/*
+ * One half of a channel in nine slots: QACC = e0 + x * al, >> 15, + x * ah - 2^15 * w1 - w0, >> shift - 8. The last SRCMB
+ * saturates to 16 bits, whose upper byte is y, limited to -128 ... 127. Every multiplication loads the factor or the x
+ * that is due two or more slots later; q2 holds al, then ah; q3 w1, then w0. SRCMB must not follow a multiplication at once,
+ * so the slots before both are work of the channel before: \between, and a load.
+ */
+.macro half_channel result, between:vararg
+    ee.ldqa.s16.128.ip a6, 16
+    ee.vmulas.s16.qacc.ld.ip q2, a6, 16, q0, q2
+    \between
+    ee.srcmb.s16.qacc \result, a8, 0
+    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 0
+.endm
+
+/*
+ * A channel of sixteen tokens: 19 slots. The upper bytes of the results of the channel before are brought together and limited
+ * from below, those of the one before that are stored. The pointer to the next channel's record is at a4 + \next.
+ */
+.macro channel next
+    half_channel q1, ee.vunzip.8 q1, q4
+    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
+    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 1
+    ee.vld.128.ip q2, a6, 16
+    ee.srcmb.s16.qacc q1, a7, 0
+    half_channel q4, ee.vmax.s8.st.incp q5, a5, q5, q4, q7
+    l32i a6, a4, \next
+    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
+    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 1
+    ee.vld.128.ip q2, a6, 16
+    ee.srcmb.s16.qacc q4, a7, 0
+.endm
+
+.macro last_channel
+    half_channel q1, ee.vunzip.8 q1, q4
+    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
+    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 1
+    ee.vld.128.ip q2, a6, 16
+    ee.srcmb.s16.qacc q1, a7, 0
+    half_channel q4, ee.vmax.s8.st.incp q5, a5, q5, q4, q7
+    ee.vmulas.s16.qacc q0, q2
+    ee.vsmulas.s16.qacc q3, q6, 1
+    nop
+    ee.srcmb.s16.qacc q4, a7, 0
+    ee.vst.128.ip q5, a5, 16
+    ee.vunzip.8 q1, q4
+    ee.vmax.s8 q4, q4, q7
+    ee.vst.128.ip q4, a5, 0
+.endm
+
+    /* a2 tvit_layernorm_channels */
+    kernel_function tvit_layernorm_channels_lanes
+    kernel_enter
+    l32i a3, a2, 0  /* x */
+    l32i a4, a2, 4  /* records */
+    l32i a5, a2, 8  /* out */
+    l32i a9, a2, 12 /* channels */
+    l32i a7, a2, 16 /* shift */
+    l32i a6, a4, 0
+    addi a10, a2, 20
+    ee.vldbc.32 q6, a10 /* -2^15, -1 */
+    addi a10, a2, 24
+    ee.vldbc.8 q7, a10 /* -127 */
+    ee.vld.128.ip q0, a3, 16
+    ee.vld.128.ip q3, a6, 16
+    ee.vld.128.ip q2, a6, 16
+    movi a8, 15
+    addi a9, a9, -3
+    srli a10, a9, 1
+    /* The first two store nothing yet; what they write is overwritten. */
+    channel 4
+    channel 8
+    addi a4, a4, 8
+    addi a5, a5, -32
+    loopgtz a10, .Lpairs
+    channel 4
+    channel 8
+    addi a4, a4, 8
+.Lpairs:
+    bbci a9, 0, .Llast
+    channel 4
+.Llast:
+    last_channel
+    kernel_return
+    .end no-transform
