@@ -93,10 +93,11 @@ void stale_check(cpu_t *cpu, insn_t *insn) {
 }
 
 void stale_free(lx7_sim_t *sim) {
+    for (int i = 0; i < LX7_MAX_CORES; i++) // each looks at the other's pages
+        if (sim->cpu[i]) stale_synchronize(sim->cpu[i]);
     for (int i = 0; i < LX7_MAX_CORES; i++) {
         cpu_t *cpu = sim->cpu[i];
         if (!cpu) continue;
-        stale_synchronize(cpu);
         free(cpu->stored);
         free(cpu->synchronized);
     }
