@@ -64,13 +64,21 @@ static pie_trap_line *decode(pie_trap_core *core, pie_trap_line *line, uint32_t 
     return line;
 }
 
-// Executes the instruction at core->pc. Returns the address behind it, 0 when it is none of PIE's.
+// MULUH of the base instructions, which the ESP32-S3 has and core de212 lacks.
+static bool multiply_high(pie_trap_core *core, uint32_t word) {
+    if ((word & 0xff000f) != 0xa20000) return false;
+    const uint64_t product = (uint64_t)core->a[word >> 8 & 15] * core->a[word >> 4 & 15];
+    core->a[word >> 12 & 15] = (uint32_t)(product >> 32);
+    return true;
+}
+
+// Executes the instruction at core->pc. Returns the address behind it, 0 when it is neither PIE's nor MULUH.
 uint32_t pie_trap_execute(pie_trap_core *core) {
     const uint32_t pc = core->pc, word = fetch(pc);
     pie_trap_line *line = &core->lines[(pc >> 1) % PIE_TRAP_CACHE_LINES];
     if (line->pc != pc || line->word != word) {
         line = decode(core, line, word);
-        if (!line) return 0;
+        if (!line) return multiply_high(core, word) ? pc + 3 : 0;
     }
     *core->emulated_pc = pc; // an access to nowhere is this instruction's fault, not ours
     line->execute(&line->insn, &core->state, &core->core);
