@@ -221,6 +221,10 @@ constants:
     .rept 8
     .byte 0x20, 0x60
     .endr
+    .fill 16, 1, 0x07
+    .fill 16, 1, 0x10
+    .byte 1, 3, 9, 27, 81, 243, 0, 0 /* STREAM_POWERS: of three */
+    .byte 0, 1, 4, 13, 40, 121 /* STREAM_HALVES: as many trits 0 in base 3 */
 
 /* ---- rows ------------------------------------------------------------------------------------------------------ */
 
@@ -245,7 +249,7 @@ constants:
     srli a7, a7, 1
     add a7, a7, a14
     ee.ld.128.usar.ip q0, a14, 16
-    loop a4, .Lgenerated\@
+    loop a4, .Lcodes\@
     ee.ld.128.usar.ip q1, a14, 16
     nop
     ee.src.q.qup q2, q0, q1
@@ -275,7 +279,7 @@ constants:
     ee.vzip.16 q3, q2
     ee.vst.128.ip q3, a13, 16
     ee.vst.128.ip q2, a13, 16
-.Lgenerated\@:
+.Lcodes\@:
     movi a3, 0x80 /* ret */
     s32i a3, a12, 0
 .endm
@@ -293,11 +297,15 @@ constants:
     ssai 4
     l32i a6, a2, STREAM_RECORDS
 .Lrow\@:
+    l32i a3, a2, STREAM_GENERATOR
     l32i a7, a6, 20 /* header */
     l32i a13, a2, STREAM_BUFFER
     l32i a14, a2, STREAM_CODES
+    bnez a3, .Ltrits\@
     extui a7, a7, 0, 12
     generate
+    s32i a7, a2, STREAM_CODES
+.Lgenerated\@:
     l32i a13, a2, STREAM_BUFFER
 #if TVIT_EXECUTABLE_OFFSET
     .end no-transform
@@ -306,7 +314,6 @@ constants:
     add a12, a12, a3
     add a13, a13, a3
 #endif
-    s32i a7, a2, STREAM_CODES
     wsr.lend a12
     addi a3, a13, -start_bytes - \finish\()_bytes
     wsr.lbeg a3
@@ -357,6 +364,9 @@ constants:
     .end no-transform
     l32i a0, a1, 0
     kernel_return
+.Ltrits\@:
+    callx0 a3
+    j .Lgenerated\@
     .size \name, . - \name
 .endm
 

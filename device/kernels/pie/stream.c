@@ -15,11 +15,22 @@ _Static_assert(offsetof(tvit_stream_args, input) == STREAM_INPUT && offsetof(tvi
                    offsetof(tvit_stream_args, channel_step) == STREAM_CHANNEL_STEP &&
                    offsetof(tvit_stream_args, rows) == STREAM_ROWS &&
                    offsetof(tvit_stream_args, scratch) == STREAM_SCRATCH &&
-                   offsetof(tvit_stream_args, constants) == STREAM_CONSTANTS,
+                   offsetof(tvit_stream_args, constants) == STREAM_CONSTANTS &&
+                   offsetof(tvit_stream_args, generator) == STREAM_GENERATOR &&
+                   offsetof(tvit_stream_args, k) == STREAM_K && offsetof(tvit_stream_args, phase) == STREAM_PHASE &&
+                   offsetof(tvit_stream_args, trit_codes) == STREAM_TABLE &&
+                   offsetof(tvit_stream_args, bytes) == STREAM_BYTES,
                "stream.S uses these offsets");
 _Static_assert(sizeof(tvit_pie_record) == 32 && offsetof(tvit_pie_record, header) == 20 &&
                    offsetof(tvit_pie_record, gain) == 24 && offsetof(tvit_pie_record, shift) == 26,
                "the assembly sources use these offsets");
+
+// Where the codes of stream_trits.S lie in the buffer: in front of what is generated from them, for a row of any
+// length.
+#define STREAM_BYTES_AT (3 * TVIT_STREAM_INSTRUCTIONS + 64)
+_Static_assert(STREAM_BYTES_AT % 16 == 0 && TVIT_STREAM_HEAD_BYTES + STREAM_BYTES_AT + TVIT_STREAM_INSTRUCTIONS + 48 <=
+                                                sizeof((tvit_pie_workspace *)0)->stream,
+               "the codes of a row lie in the buffer");
 
 // One kind of output: its kernel, the code in front of the instructions, the constants in all bytes of q2 and q3.
 typedef struct {
@@ -56,11 +67,34 @@ static void widen_table(uint32_t *words, const int8_t *table, int32_t limit) {
         words[y + 128] = (uint8_t)table[(y > limit ? limit : y < -limit ? -limit : y) + 128];
 }
 
+// For every byte of a codec the codes of stream_trits.S: four in the first word, then the fifth, how many, and how many
+// trits lie behind the last that is not zero. A byte of zeros only has gap 8 and no code.
+static void build_trit_codes(tvit_pie_workspace *workspace, uint32_t codec) {
+    if (workspace->trit_codes_of == codec + 1) return;
+    const uint32_t trits = codec == TVIT_CODEC_BASE3 ? 5 : 4, bytes = codec == TVIT_CODEC_BASE3 ? 243 : 256;
+    for (uint32_t byte = 0; byte < bytes; byte++) {
+        uint32_t codes[5] = {0}, count = 0, gap = 0, rest = byte;
+        for (uint32_t i = 0; i < trits; i++) {
+            uint32_t next = codec == TVIT_CODEC_BASE3 ? rest * 171 >> 9 : rest >> 2; // rest / 3, for rest < 256
+            uint32_t digit = codec == TVIT_CODEC_BASE3 ? rest - 3 * next : rest & 3;
+            uint32_t minus = codec == TVIT_CODEC_BASE3 ? digit == 0 : digit == 3;
+            rest = next;
+            gap++;
+            if (digit == (codec == TVIT_CODEC_BASE3)) continue; // trit 0
+            codes[count++] = minus << 4 | gap;
+            gap = 0;
+        }
+        if (!count) codes[0] = 8;
+        workspace->trit_codes[byte][0] = codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24;
+        workspace->trit_codes[byte][1] = codes[4] | count << 8 | gap << 16;
+    }
+    workspace->trit_codes_of = codec + 1;
+}
+
 void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace) {
     const tvit_ternary_matrix *weights = args->weights;
     const stream_kind kind = kind_of(args);
     const uint32_t channel_step = TVIT_BLOCK_TOKENS * kind.element_bytes;
-    const uint32_t *tile_at = (const uint32_t *)(const void *)weights->trits;
     uint8_t *buffer = workspace->stream + TVIT_STREAM_HEAD_BYTES;
     memcpy(buffer - (kind.head_end - kind.head), kind.head, (size_t)(kind.head_end - kind.head));
     if (args->kind == TVIT_LINEAR_TABLE) widen_table(workspace->table, args->table, args->limit);
@@ -75,13 +109,27 @@ void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tv
         .scratch = args->kind == TVIT_LINEAR_TABLE ? workspace->table : workspace->qacc,
         .constants = {kind.constants[0], kind.constants[1]},
         .output = args->output,
+        .k = weights->k,
+        .trit_codes = (const uint32_t(*)[2])workspace->trit_codes,
+        .bytes = buffer + STREAM_BYTES_AT,
     };
+    if (weights->codec != TVIT_CODEC_GAPS) {
+        build_trit_codes(workspace, weights->codec);
+        stream.generator = weights->codec == TVIT_CODEC_BASE3 ? tvit_stream_from_base3 : tvit_stream_from_2bit;
+    }
     for (uint32_t tile = first; tile < last; tile++) {
         const uint32_t channel = tile * TVIT_TILE_CHANNELS;
         const uint32_t left = weights->n - channel, rows = left < TVIT_TILE_CHANNELS ? left : TVIT_TILE_CHANNELS;
-        const uint32_t *headers = (const uint32_t *)(const void *)(weights->trits + tile_at[tile]);
+        const uint32_t *headers = NULL;
+        if (weights->codec == TVIT_CODEC_GAPS) {
+            const uint32_t *tile_at = (const uint32_t *)(const void *)weights->trits;
+            headers = (const uint32_t *)(const void *)(weights->trits + tile_at[tile]);
+            stream.codes = (const uint8_t *)(headers + rows);
+        } else {
+            stream.codes = weights->trits + tile * tvit_tile_bytes(weights->codec, TVIT_TILE_CHANNELS, weights->k);
+            stream.phase = 0;
+        }
         tvit_pie_records(workspace->records, weights->channels + channel, headers, rows);
-        stream.codes = (const uint8_t *)(headers + rows);
         stream.rows = rows;
         kind.kernel(&stream);
     }

@@ -16,6 +16,15 @@
 #define STREAM_ROWS 36
 #define STREAM_SCRATCH 40
 #define STREAM_CONSTANTS 44
+#define STREAM_GENERATOR 48
+#define STREAM_K 52
+#define STREAM_PHASE 56
+#define STREAM_TABLE 60
+#define STREAM_BYTES 64
+
+/* Offsets in the constants of stream.S. */
+#define STREAM_POWERS 128
+#define STREAM_HALVES 136
 
 #ifndef __ASSEMBLER__
 
@@ -56,6 +65,11 @@ typedef struct {
     uint32_t rows;                  /* 1 ... 16; becomes 0 */
     void *scratch;                  /* QACC scratch, or the table of words */
     uint16_t constants[2];          /* of the epilogue, for q2 and q3 */
+    void (*generator)(void);        /* NULL: gaps; else for codes of several trits a byte (stream_trits.S), with: */
+    uint32_t k;                     /* 1 ... TVIT_STREAM_MAX_K */
+    uint32_t phase;                 /* trits of the first byte at codes that belong to the row before; moves on */
+    const uint32_t (*trit_codes)[2];
+    uint8_t *bytes; /* 16-byte aligned, one for each instruction; may lie in the buffer, 3/4 from its start or more */
 } tvit_stream_args;
 
 typedef void (*tvit_stream_kernel)(tvit_stream_args *args);
@@ -69,6 +83,10 @@ void tvit_stream_i16_set_pie(tvit_stream_args *args);
 /* The code in front of the generated instructions, one kernel's after the other; copied there. */
 extern const uint8_t tvit_stream_head_i8[], tvit_stream_head_i8_127[], tvit_stream_head_table[],
     tvit_stream_head_i16_add[], tvit_stream_head_i16_set[], tvit_stream_heads_end[];
+
+/* Generators; to be called by stream.S only. */
+void tvit_stream_from_base3(void);
+void tvit_stream_from_2bit(void);
 
 /* Records of 1 ... 16 channels, from their words in the model file and, unless NULL, the headers of their streams. */
 void tvit_pie_records(tvit_pie_record *records, const uint32_t *channels, const uint32_t *headers, uint32_t count);

@@ -33,6 +33,8 @@ typedef struct {
     uint32_t qacc[12];                                   // QACC as it is stored, 40 bytes of it
     int16_t rows[TVIT_TILE_CHANNELS][TVIT_BLOCK_TOKENS]; // outputs of a tile that are not stored as token blocks
     uint32_t table[256];                                 // an int8 table with its clamp, a word an entry
+    uint32_t trit_codes[256][2];                         // codes of the trits of a byte (stream_trits.S) of the codec
+    uint32_t trit_codes_of;                              // codec + 1, or 0
 } __attribute__((aligned(16))) tvit_pie_workspace;
 
 extern tvit_pie_workspace tvit_pie_workspaces[TVIT_MAX_CORES];
