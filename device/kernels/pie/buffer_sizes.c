@@ -8,9 +8,15 @@ static size_t blocks_of_16(size_t count) {
     return (count + 15) & ~(size_t)15;
 }
 
-// One gathered block of patches, [k][16] bytes, which the parts share.
+// Gathered blocks of patches, [k][16] bytes each, which the parts share. More than one block, because the weights' rows
+// are generated again for each group of blocks; no more than an image of 224 x 224 leaves in the memory that its model needs
+// later.
 size_t tvit_patch_embed_buffer_size_pie(const tvit_patch_embed_args *args) {
-    return (size_t)args->weights.k * TVIT_BLOCK_TOKENS;
+    size_t patches = (size_t)(args->image_height / args->patch_size) * (args->image_width / args->patch_size);
+    size_t blocks = (args->prefix_tokens + patches + TVIT_BLOCK_TOKENS - 1) / TVIT_BLOCK_TOKENS;
+    size_t block = (size_t)args->weights.k * TVIT_BLOCK_TOKENS, fitting = (size_t)(36 * 1024) / block;
+    size_t together = fitting < blocks ? fitting : blocks;
+    return block * (together ? together : 1);
 }
 
 // A pointer of 32 bits a channel for each part, where the workspace has no room for them.
