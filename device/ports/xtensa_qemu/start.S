@@ -13,7 +13,8 @@
     j \target
     .endm
 
-// Exceptions with a cause: an illegal instruction (0) goes to _illegal_entry with a0 = 0, for builds that emulate some.
+// Exceptions with a cause: an illegal instruction (0) and a misaligned access go to _illegal_entry, for builds that
+// emulate some.
     .macro exception offset
     .org \offset
     wsr.excsave1 a0
@@ -76,6 +77,10 @@ _start:
     .align 4
     .literal_position
 _exception_entry:
+    addi a0, a0, -CAUSE_ALIGNMENT // a store across words, which the ESP32-S3 has in hardware
+    bnez a0, 2f
+    j _illegal_entry
+2:  addi a0, a0, CAUSE_ALIGNMENT
     bnei a0, CAUSE_LEVEL1_INTERRUPT, 1f
     movi a0, 0
     wsr.intenable a0

@@ -18,6 +18,7 @@
 #define PS_EXCM 0x10
 
 #define CAUSE_LEVEL1_INTERRUPT 4 // EXCCAUSE
+#define CAUSE_ALIGNMENT 9
 
 // Byte offsets in a fault frame.
 #define FAULT_A0 0 // a0 .. a15

@@ -3,6 +3,8 @@
 
 #include "../faults.h"
 
+#include <string.h>
+
 #ifndef PIE_DIRECT_MEMORY
 #error "compile with PIE_DIRECT_MEMORY: the model then reads and writes memory as the program would"
 #endif
@@ -72,13 +74,23 @@ static bool multiply_high(pie_trap_core *core, uint32_t word) {
     return true;
 }
 
-// Executes the instruction at core->pc. Returns the address behind it, 0 when it is neither PIE's nor MULUH.
+// S32I to an address that is no multiple of four, which the ESP32-S3 allows and core de212 does not.
+static bool store_misaligned(pie_trap_core *core, uint32_t word) {
+    if ((word & 0xf00f) != 0x6002) return false;
+    const uint32_t value = core->a[word >> 4 & 15];
+    *core->emulated_pc = core->pc;
+    memcpy((void *)(uintptr_t)(core->a[word >> 8 & 15] + (word >> 16 & 255) * 4), &value, sizeof value);
+    *core->emulated_pc = 0;
+    return true;
+}
+
+// Executes the instruction at core->pc. Returns the address behind it, 0 when it is neither PIE's nor one of the above.
 uint32_t pie_trap_execute(pie_trap_core *core) {
     const uint32_t pc = core->pc, word = fetch(pc);
     pie_trap_line *line = &core->lines[(pc >> 1) % PIE_TRAP_CACHE_LINES];
     if (line->pc != pc || line->word != word) {
         line = decode(core, line, word);
-        if (!line) return multiply_high(core, word) ? pc + 3 : 0;
+        if (!line) return multiply_high(core, word) || store_misaligned(core, word) ? pc + 3 : 0;
     }
     *core->emulated_pc = pc; // an access to nowhere is this instruction's fault, not ours
     line->execute(&line->insn, &core->state, &core->core);
