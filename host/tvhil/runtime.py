@@ -478,6 +478,11 @@ class LoadedModel:
         region = self.runtime.lib.tvit_operator_output(self._model, operator)
         return Region(region.tensor, region.row, region.rows, region.column, region.columns)
 
+    def image_lead(self) -> int | None:
+        """How far behind the stream's start the image must at least begin where the two overlap; None: nowhere."""
+        lead = int(self.runtime.lib.tvit_image_lead(self._model))
+        return None if lead == NO_INDEX else lead
+
     def scratch_bytes(self, operator: int) -> int:
         """Bytes of scratch that an operator's kernel needs in this library, which has the portable kernels."""
         return int(self.runtime.lib.tvit_operator_scratch_bytes(self._model, operator))

@@ -492,7 +492,7 @@ class TvitModel:
                 for t in tensors:
                     u = slice(others, min(t, others + _PLAN_BLOCK))
                     meets = (first[u] <= last[t]) & (first[t] <= last[u]) & (start[u] < end[t]) & (start[t] < end[u])
-                    if others == 0 and t == partner and start[0] >= start[t] + lead:
+                    if others == 0 and t == partner and lead is not None and start[0] >= start[t] + lead:
                         meets[0] = False
                     if meets.any():
                         other = self.tensors[others + int(meets.argmax())]
@@ -501,19 +501,21 @@ class TvitModel:
     def image_partner(self) -> int | None:
         """The tensor that may overlap the image: written by the image's last reader, untouched before."""
         embeddings = [i for i, op in enumerate(self.operators) if op.kind is OpKind.PATCH_EMBED]
-        if not embeddings:
+        if not embeddings or self.info.scale_mode is ScaleMode.PER_TOKEN:
             return None
         tensor = self.operators[embeddings[-1]].output
         touched = [i for i, op in enumerate(self.operators) if tensor in (*op.inputs, op.output)]
         return tensor if touched[0] == embeddings[-1] else None
 
-    def image_lead(self) -> int:
-        """How far behind the start of the stream the image must at least begin where the two overlap.
+    def image_lead(self) -> int | None:
+        """How far behind the start of the stream the image must at least begin where the two overlap; None: nowhere.
 
         The most that the stream is ahead of the image, in bytes: over the blocks of 16 tokens, the stream's blocks so
         far less the image's rows of patches that have been read completely when the block is gathered.
         """
         info = self.info
+        if self.image_partner() is None:
+            return None
         per_line, patches = info.image_width // info.patch_size, info.tokens - info.prefix_tokens
         line_bytes = info.image_width * info.image_channels * info.patch_size
         lead = 0

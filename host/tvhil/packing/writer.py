@@ -7,6 +7,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,33 @@ from tvhil.packing.trits import Codec, encode_matrix
 Planner = Callable[[bytes], Plan]
 
 
+@dataclass(frozen=True)
+class DraftOperator:
+    """An operator before it becomes a record.
+
+    Attributes:
+        params: named as in `PARAMS`; what is not there is 0.
+        channels: first and number of the layer's output channels, of a linear operator.
+    """
+
+    kind: OpKind
+    name: str
+    inputs: tuple[int, ...]
+    output: int
+    flags: int
+    params: dict[str, int]
+    channels: tuple[int, int] | None = None
+
+    def __getitem__(self, key: str) -> int:
+        return self.params.get(key, 0)
+
+    def record(self, name_at: int) -> tuple[int, int, int, list[int], int, list[int]]:
+        """The fields of an OPER record."""
+        values = [self[key] & 0xFFFFFFFF for key in PARAMS[self.kind]]
+        padded = [*self.inputs, *[NO_TENSOR] * (3 - len(self.inputs))]
+        return int(self.kind), self.flags, name_at, padded, self.output, values + [0] * (12 - len(values))
+
+
 class ModelBuilder:
     """Collects tensors, operators and data, then lays the file out."""
 
@@ -55,7 +83,7 @@ class ModelBuilder:
         self._data = bytearray()
         self._data_at: dict[bytes, int] = {}
         self._tensors: list[tuple[int, int, int, int, int]] = []
-        self._operators: list[tuple[int, int, int, list[int], int, list[int]]] = []
+        self.operators: list[DraftOperator] = []
 
     def name(self, text: str) -> int:
         """Offset of a string in NAME."""
@@ -80,30 +108,39 @@ class ModelBuilder:
         self._tensors.append((self.name(name), int(dtype), flags, rows, columns))
         return len(self._tensors) - 1
 
-    def operator(self, kind: OpKind, name: str, inputs: list[int], output: int, flags: int = 0, **params: int) -> None:
-        """Append an operator; `params` are named as in `PARAMS`."""
-        values = [params.pop(key, 0) & 0xFFFFFFFF for key in PARAMS[kind]]
-        if params:
-            raise TypeError(f"{kind.name} has no {sorted(params)}")
-        padded = inputs + [NO_TENSOR] * (3 - len(inputs))
-        self._operators.append((int(kind), flags, self.name(name), padded, output, values + [0] * (12 - len(values))))
+    def dtype(self, tensor: int) -> DType:
+        """Of a tensor that was added."""
+        return DType(self._tensors[tensor][1])
+
+    def operator(
+        self, kind: OpKind, name: str, inputs: list[int], output: int, params: dict[str, int], flags: int = 0,
+        channels: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        """Append an operator; the arguments are those of `DraftOperator`."""
+        if unknown := params.keys() - set(PARAMS[kind]):
+            raise TypeError(f"{kind.name} has no {sorted(unknown)}")
+        self.name(name)
+        self.operators.append(DraftOperator(kind, name, tuple(inputs), output, flags, params, channels))
 
     def finish(self, model: np.ndarray[Any, np.dtype[np.void]], meta: dict[str, Any], planner: Planner) -> bytes:
         """Plan the memory and return the file."""
+        made = planner(self.draft(model, meta))
         plan = np.zeros(1, PLAN)
-        offsets = np.zeros(len(self._tensors), "<u4")
-        scratches = np.zeros(len(self._operators), PLAN_SCRATCH)
-        made = planner(self._lay_out(model, plan.tobytes() + offsets.tobytes() + scratches.tobytes(), meta))
         plan[0]["arena_bytes"], plan[0]["scratch_bytes"] = made.arena_bytes, made.scratch_bytes
-        offsets[:] = made.offsets
-        scratches[:] = list(made.scratches)
+        offsets, scratches = np.array(made.offsets, "<u4"), np.array(list(made.scratches), PLAN_SCRATCH)
         return self._lay_out(model, plan.tobytes() + offsets.tobytes() + scratches.tobytes(), meta)
 
+    def draft(self, model: np.ndarray[Any, np.dtype[np.void]], meta: dict[str, Any]) -> bytes:
+        """The file with a plan of zeros, from which its memory is planned."""
+        size = PLAN.itemsize + 4 * len(self._tensors) + PLAN_SCRATCH.itemsize * len(self.operators)
+        return self._lay_out(model, bytes(size), meta)
+
     def _lay_out(self, model: np.ndarray[Any, np.dtype[np.void]], plan: bytes, meta: dict[str, Any]) -> bytes:
+        operators = [operator.record(self.name(operator.name)) for operator in self.operators]
         contents = {
             "MODL": (model.tobytes(), 1),
             "TENS": (np.array(self._tensors, TENSOR).tobytes(), len(self._tensors)),
-            "OPER": (np.array(self._operators, OPERATOR).tobytes(), len(self._operators)),
+            "OPER": (np.array(operators, OPERATOR).tobytes(), len(self.operators)),
             "PLAN": (plan, 1),
             "NAME": (bytes(self._names), 0),
             "DATA": (bytes(self._data), 0),
@@ -165,14 +202,24 @@ def macs_of(vit: IntegerViT) -> int:
     return macs + sum(head.trits.size for head in vit.heads_out)
 
 
-class _ModelWriter:
-    """The operators of one model, piece by piece."""
+class ModelWriter:
+    """The operators of one model, piece by piece.
 
-    def __init__(self, vit: IntegerViT, codec: Codec, schedule: Schedule) -> None:
-        self.vit, self.codec, self.schedule = vit, codec, schedule
+    Args:
+        vit: the integers.
+        codec: how the trits are stored.
+        schedule: how the encoder is cut into operators.
+        encode: stores trits; `trits.encode_matrix` but for planning.
+    """
+
+    def __init__(
+        self, vit: IntegerViT, codec: Codec, schedule: Schedule, encode: Callable[..., bytes] = encode_matrix
+    ) -> None:
+        self.vit, self.codec, self.schedule, self.encode = vit, codec, schedule, encode
         self.build = ModelBuilder()
         self.per_token = vit.scale_mode is ScaleMode.PER_TOKEN
         self._stored: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._tables: dict[int, int] = {}  # places of GELU's tables and of LayerNorm's parameters
 
     def weights(self, name: str, m: IntegerLinear, first: int, channels: int, xmax: int) -> dict[str, int]:
         """Store output channels of a matrix, once; the operator's params that name it."""
@@ -182,7 +229,7 @@ class _ModelWriter:
             piece = IntegerLinear(m.trits[part], m.gain[part], m.shift[part], m.bias[part])
             check_proof_obligation(piece, xmax, name)
             try:
-                trits = encode_matrix(piece.trits.astype(np.int8), self.codec)
+                trits = self.encode(piece.trits.astype(np.int8), self.codec)
             except ValueError as error:
                 raise InputError(f"{name}: {error}; pack it with another codec") from None
             if self.codec is Codec.GAPS:  # short rows add and subtract a vector that is not theirs
@@ -204,23 +251,34 @@ class _ModelWriter:
         flags, table_at = OP_ADD if adds else 0, 0
         if table is not None:
             flags |= OP_TABLE
-            table_at = self.build.data(np.asarray(table).astype("<i2" if self.per_token else "i1").tobytes())
+            if id(table) not in self._tables:
+                entries = np.asarray(table).astype("<i2" if self.per_token else "i1")
+                self._tables[id(table)] = self.build.data(entries.tobytes())
+            table_at = self._tables[id(table)]
         self.build.operator(
-            OpKind.LINEAR, name, [source], output, flags, limit=limit, first_row=first_row, rows=rows,
-            table_at=table_at, output_row=output_row, output_column=output_column,
-            **self.weights(name, m, first, count, 127),
+            OpKind.LINEAR, name, [source], output,
+            {
+                **self.weights(name, m, first, count, 127), "limit": limit, "first_row": first_row, "rows": rows,
+                "table_at": table_at, "output_row": output_row, "output_column": output_column,
+            },
+            flags, (first, count),
         )  # fmt: skip
 
     def layernorm(
         self, name: str, m: IntegerLayerNorm, source: int, output: int, rows: int, first_row: int = 0
     ) -> None:
         """LayerNorm of some rows, into the rows of the output from 0 on."""
-        codes = ((np.asarray(m.gamma, int) + 1) * 3 + np.asarray(m.beta, int) + 1).astype(np.uint8)
-        codes = np.pad(codes, (0, len(codes) % 2)).reshape(-1, 2) @ np.array([1, 16], np.uint8)
+        if id(m) not in self._tables:
+            codes = ((np.asarray(m.gamma, int) + 1) * 3 + np.asarray(m.beta, int) + 1).astype(np.uint8)
+            codes = np.pad(codes, (0, len(codes) % 2)).reshape(-1, 2) @ np.array([1, 16], np.uint8)
+            self._tables[id(m)] = self.build.data(codes.tobytes())
         self.build.operator(
-            OpKind.LAYERNORM, name, [source], output, first_row=first_row, rows=rows,
-            gamma_beta_at=self.build.data(codes.tobytes()), c_low=m.c & 0xFFFFFFFF, c_high=m.c >> 32,
-            beta_unit=m.beta_unit, epsilon_low=m.epsilon & 0xFFFFFFFF, epsilon_high=m.epsilon >> 32, shift=m.shift,
+            OpKind.LAYERNORM, name, [source], output,
+            {
+                "first_row": first_row, "rows": rows, "gamma_beta_at": self._tables[id(m)],
+                "c_low": m.c & 0xFFFFFFFF, "c_high": m.c >> 32, "beta_unit": m.beta_unit,
+                "epsilon_low": m.epsilon & 0xFFFFFFFF, "epsilon_high": m.epsilon >> 32, "shift": m.shift,
+            },
         )  # fmt: skip
 
     def activation(self, name: str, rows: int, columns: int, per_token: bool | None = None) -> int:
@@ -232,7 +290,8 @@ class _ModelWriter:
         vit, schedule = self.vit, self.schedule
         t, d, head_dim = vit.tokens, vit.embed_dim, vit.embed_dim // vit.heads
         groups = token_groups(0, t, schedule.attention_groups)
-        x = self.activation(at + "norm1", max(rows for _, rows in groups), d)
+        normed = max(rows for _, rows in groups)
+        x = self.activation(at + "norm1", normed, d)
         constants = {
             "head_dim": head_dim, "score_shift": block.attention.score_shift,
             "exp_multiplier": block.attention.exp_multiplier, "out_multiplier": block.attention.out_multiplier,
@@ -243,7 +302,7 @@ class _ModelWriter:
             self.queries_keys_values(at, block, stream, x, groups, targets, (0, d), normalize=True)
             o = self.activation(at + "attn", t, d)
             self.build.operator(OpKind.ATTENTION, at + "attn", [tensor for tensor, _ in targets], o,
-                                heads=vit.heads, **constants)  # fmt: skip
+                                {"heads": vit.heads, **constants})  # fmt: skip
         else:
             o = self.activation(at + "attn", t, d)
             for head in range(vit.heads):
@@ -252,14 +311,18 @@ class _ModelWriter:
                 for i, part in enumerate("kv", 1):
                     free = schedule.keys_in_output and i < len(columns)
                     targets.append((o, columns[i]) if free else (self.activation(f"{at}attn.{part}", t, head_dim), 0))
+                again = head > 0 and len(groups) > 1
+                if again:  # in a tensor of its own, so that none lies around during the attention of the head before
+                    x = self.activation(at + "norm1", normed, d)
                 self.queries_keys_values(
-                    at, block, stream, x, groups, targets, (columns[0], head_dim),
-                    normalize=head == 0 or len(groups) > 1,
-                )  # fmt: skip
+                    at, block, stream, x, groups, targets, (columns[0], head_dim), normalize=head == 0 or again
+                )
                 self.build.operator(
-                    OpKind.ATTENTION, at + "attn", [tensor for tensor, _ in targets], o, heads=1,
-                    q_column=targets[0][1], k_column=targets[1][1], v_column=targets[2][1],
-                    output_column=columns[0], **constants,
+                    OpKind.ATTENTION, at + "attn", [tensor for tensor, _ in targets], o,
+                    {
+                        "heads": 1, **constants, "q_column": targets[0][1], "k_column": targets[1][1],
+                        "v_column": targets[2][1], "output_column": columns[0],
+                    },
                 )  # fmt: skip
         self.linear(at + "attn.proj", block.proj, o, stream, adds=True, limit=32767, rows=t)
 
@@ -297,6 +360,15 @@ class _ModelWriter:
 
     def write(self, planner: Planner) -> bytes:
         """The whole file."""
+        meta = {"name": self.vit.name, "tool_version": __version__, **self.vit.meta}
+        return self.build.finish(self.describe(), meta, planner)
+
+    def draft(self) -> bytes:
+        """The file without its plan and META."""
+        return self.build.draft(self.describe(), {})
+
+    def describe(self) -> np.ndarray[Any, np.dtype[np.void]]:
+        """Make all tensors and operators; the MODL record."""
         vit, build = self.vit, self.build
         t, d, prefix = vit.tokens, vit.embed_dim, len(vit.prefix)
         height, width = vit.image_size
@@ -304,9 +376,12 @@ class _ModelWriter:
         stream = build.tensor("stream", DType.I16, t, d)
         build.operator(
             OpKind.PATCH_EMBED, "patch_embed.proj", [image], stream,
-            position_at=build.data(vit.position.astype(np.int8).tobytes()),
-            position_multiplier=vit.position_multiplier, prefix_at=build.data(vit.prefix.astype("<i2").tobytes()),
-            **self.weights("patch_embed.proj", vit.patch_embed, 0, d, 128),
+            {
+                **self.weights("patch_embed.proj", vit.patch_embed, 0, d, 128),
+                "position_at": build.data(vit.position.astype(np.int8).tobytes()),
+                "position_multiplier": vit.position_multiplier,
+                "prefix_at": build.data(vit.prefix.astype("<i2").tobytes()),
+            },
         )  # fmt: skip
         for i, block in enumerate(vit.blocks):
             self.attention(f"blocks.{i}.", block, stream)
@@ -314,7 +389,7 @@ class _ModelWriter:
         source, rows = stream, len(vit.heads_out)
         if vit.mean_pool:
             source, rows = build.tensor("pool", DType.I16, 1, d), 1
-            build.operator(OpKind.MEAN_POOL, "pool", [stream], source, first_row=prefix, rows=t - prefix)
+            build.operator(OpKind.MEAN_POOL, "pool", [stream], source, {"first_row": prefix, "rows": t - prefix})
         normed = self.activation("norm", rows, d)
         self.layernorm("fc_norm" if vit.mean_pool else "norm", vit.norm, source, normed, rows)
         logits = build.tensor("logits", DType.I16, 1, vit.classes)
@@ -331,7 +406,7 @@ class _ModelWriter:
             "name": vit.name.encode()[:63],
         }.items():  # fmt: skip
             model[0][key] = value
-        return build.finish(model, {"name": vit.name, "tool_version": __version__, **vit.meta}, planner)
+        return model
 
 
 def check_schedule(vit: IntegerViT, schedule: Schedule) -> None:
@@ -369,7 +444,16 @@ def pack_vit(
         planner = plan_memory
     schedule = schedule or Schedule()
     check_schedule(vit, schedule)
-    return _ModelWriter(vit, codec, schedule).write(planner)
+    return ModelWriter(vit, codec, schedule).write(planner)
 
 
-__all__ = ["ModelBuilder", "Planner", "check_proof_obligation", "check_schedule", "macs_of", "pack_vit"]
+__all__ = [
+    "DraftOperator",
+    "ModelBuilder",
+    "ModelWriter",
+    "Planner",
+    "check_proof_obligation",
+    "check_schedule",
+    "macs_of",
+    "pack_vit",
+]
