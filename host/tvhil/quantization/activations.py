@@ -167,8 +167,8 @@ class TokenQuantizer(ActivationQuantizer):
 
     headroom = TOKEN_HEADROOM
 
-    def __init__(self, *, learn: bool = False) -> None:
-        super().__init__(I16_LIMIT, learn=learn)
+    def __init__(self, *, learn: bool = False, produced: bool = True) -> None:
+        super().__init__(I16_LIMIT, learn=learn, produced=produced)
 
     def to_grid(self, ideal: Tensor, exact: Tensor) -> Tensor:
         """Real values of int16 rows `exact` after they were quantized, with the gradient of `ideal`."""

@@ -53,21 +53,31 @@ class _Factory:
             pool=lambda _: IntegerMeanPool(),
         )
 
-    def linear(self, name: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:  # noqa: ARG002
+    def linear(self, name: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
+        if name in ("head", "head_dist") and "head" in self.quantization.full_precision:
+            return nn.Linear(in_features, out_features, bias=bias)
         return TernaryLinear(in_features, out_features, self.quantization, bias=bias)
 
     def conv(self, name: str, in_channels: int, out_channels: int, *, kernel_size: int) -> nn.Module:  # noqa: ARG002
+        if "patch_embed" in self.quantization.full_precision:
+            return nn.Conv2d(in_channels, out_channels, kernel_size, stride=kernel_size)
         return TernaryConv2d(
             in_channels, out_channels, self.quantization, self.model.preprocessing, kernel_size=kernel_size
         )
 
     def norm(self, name: str, channels: int, *, eps: float) -> nn.Module:  # noqa: ARG002
+        if "norm" in self.quantization.full_precision:
+            return nn.LayerNorm(channels, eps=eps)
         return TernaryLayerNorm(channels, self.quantization, eps=eps)
 
     def activation(self, name: str, channels: int) -> nn.Module:
         learn, last = self.quantization.learn_scales, name.rpartition(".")[2]
         if last in _LINEAR_INPUTS:
-            return TokenQuantizer(learn=learn) if self.quantization.per_token else ActivationQuantizer(learn=learn)
+            # A real LayerNorm leaves its output to the quantizer.
+            produced = "norm" not in last or "norm" not in self.quantization.full_precision
+            if self.quantization.per_token:
+                return TokenQuantizer(learn=learn, produced=produced)
+            return ActivationQuantizer(learn=learn, produced=produced)
         if last in ("q", "k"):
             limit = q_limit(self.model.head_dim) if last == "q" else I8_LIMIT
             return HeadQuantizer(channels, limit, learn=learn)
@@ -98,8 +108,10 @@ def build_quantized(config: ViTConfig, quantization: QuantizationConfig) -> Visi
 
 def quantization_of(model: VisionTransformer) -> QuantizationConfig | None:
     """The options that a model was built with; None for an FP32 model."""
-    head = model.head
-    return head.config if isinstance(head, TernaryLinear) else None
+    for module in model.modules():
+        if isinstance(module, TernaryLinear):
+            return module.config
+    return None
 
 
 def blocks_of(model: VisionTransformer) -> list[Block]:
@@ -110,7 +122,8 @@ def blocks_of(model: VisionTransformer) -> list[Block]:
 def _wire(model: VisionTransformer) -> None:
     """Tell every layer whose grids it computes between: the data flow of CONTRACT.md, section 10."""
     stream = cast(ActivationQuantizer, model.quant_embed)
-    cast(TernaryConv2d, model.patch_embed.proj).connect(None, (stream,))
+    if isinstance(model.patch_embed.proj, TernaryConv2d):
+        model.patch_embed.proj.connect(None, (stream,))
     cast(PositionQuantizer, model.quant_pos_embed).connect(stream)
     for block in blocks_of(model):
         _wire_block(block, stream)
@@ -121,11 +134,19 @@ def _wire(model: VisionTransformer) -> None:
         cast(IntegerMeanPool, model.pool).connect(stream)
         cast(Shared, model.quant_pool).share(stream)
     out, logits = cast(ActivationQuantizer, quant_norm), cast(ActivationQuantizer, model.quant_head)
-    cast(TernaryLayerNorm, norm).connect(stream, out)
-    cast(TernaryLinear, model.head).connect(out, (logits,))
+    _wire_norm(norm, stream, out)
+    if isinstance(model.head, TernaryLinear):
+        model.head.connect(out, (logits,))
     if model.config.distilled:
-        cast(TernaryLinear, model.head_dist).connect(out, (logits,))
+        if isinstance(model.head_dist, TernaryLinear):
+            model.head_dist.connect(out, (logits,))
         cast(Shared, model.quant_head_dist).share(logits)
+
+
+def _wire_norm(norm: nn.Module, stream: ActivationQuantizer, out: ActivationQuantizer) -> None:
+    """A LayerNorm in full precision needs no scales."""
+    if isinstance(norm, TernaryLayerNorm):
+        norm.connect(stream, out)
 
 
 def _wire_block(block: Block, stream: ActivationQuantizer) -> None:
@@ -138,11 +159,11 @@ def _wire_block(block: Block, stream: ActivationQuantizer) -> None:
         )
     )  # fmt: skip
     q, k = cast(HeadQuantizer, attn.quant_q), cast(HeadQuantizer, attn.quant_k)
-    cast(TernaryLayerNorm, block.norm1).connect(stream, norm1)
+    _wire_norm(block.norm1, stream, norm1)
     cast(TernaryLinear, attn.qkv).connect(norm1, (q, k, v))
     cast(IntegerAttentionCore, attn.core).connect(q, k, v, context)
     cast(TernaryLinear, attn.proj).connect(context, (stream,), block.ls1)
-    cast(TernaryLayerNorm, block.norm2).connect(stream, norm2)
+    _wire_norm(block.norm2, stream, norm2)
     cast(TernaryLinear, block.mlp.fc1).connect(norm2, (fc1,))
     cast(TableGelu, block.mlp.act).connect(fc1, gelu)
     cast(TernaryLinear, block.mlp.fc2).connect(gelu, (stream,), block.ls2)

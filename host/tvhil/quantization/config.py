@@ -10,7 +10,12 @@ from tvhil.errors import InputError, UsageError
 from tvhil.packing.format import ScaleMode
 
 CALIBRATIONS = ("absmax", "percentile", "mse")
-_FIELDS = {"ternarizer": str, "scale_mode": str, "calibration": str, "learn_scales": bool, "grid": bool}
+GRADIENTS = ("straight_through", "clipped")
+FULL_PRECISION = ("patch_embed", "norm", "head")
+_FIELDS = {
+    "ternarizer": str, "scale_mode": str, "calibration": str, "learn_scales": bool, "grid": bool, "gradient": str,
+    "full_precision": list,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,9 @@ class QuantizationConfig:
         learn_scales: train the activation scales (LSQ, arXiv 1902.08153).
         grid: put weight scales on the contract's grid of gains and shifts. Without it a model shows what the grid
             costs, but cannot be converted.
+        gradient: of latent weights, 'straight_through' or 'clipped' (zero beyond two scales).
+        full_precision: what keeps its real weights, of 'patch_embed', 'norm' and 'head' (earlier ternary ViTs keep all
+            three); such a model trains, but the contract cannot express it.
     """
 
     ternarizer: str = "twn"
@@ -32,15 +40,33 @@ class QuantizationConfig:
     calibration: str = "mse"
     learn_scales: bool = False
     grid: bool = True
+    gradient: str = "straight_through"
+    full_precision: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.calibration not in CALIBRATIONS:
             raise UsageError(f"no calibration is called {self.calibration!r}; known: {', '.join(CALIBRATIONS)}")
+        if self.gradient not in GRADIENTS:
+            raise UsageError(f"no gradient is called {self.gradient!r}; known: {', '.join(GRADIENTS)}")
+        object.__setattr__(self, "full_precision", tuple(self.full_precision))
+        unknown = [name for name in self.full_precision if name not in FULL_PRECISION]
+        if unknown:
+            raise UsageError(f"{unknown[0]!r} cannot keep full precision, only {', '.join(FULL_PRECISION)} can")
 
     @property
     def per_token(self) -> bool:
         """Whether activations are scaled per token."""
         return self.scale_mode is ScaleMode.PER_TOKEN
+
+    @property
+    def learned(self) -> bool:
+        """Whether thresholds and scales of matrices are trained."""
+        return self.ternarizer.startswith("learned")
+
+    @property
+    def clipped(self) -> bool:
+        """Whether weights far from their level get no gradient."""
+        return self.gradient == "clipped"
 
     def to_json(self) -> str:
         """One JSON object; `from_json` reads it back."""

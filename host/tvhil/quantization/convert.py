@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
@@ -39,7 +40,8 @@ from tvhil.quantization.layers import (
 
 QUANTIZATION_KEY = "tvhil.quantization"  # metadata entry of a fake-quantized checkpoint
 # What a fake-quantized model has beyond the parameters of the FP32 model.
-QUANTIZER_STATE = r"(^|\.)quant_\w+\.(scale|profile)$"
+QUANTIZER_STATE = r"(^|\.)(quant_\w+\.(scale|profile)|rule\.(scale|threshold))$"
+_ACTIVATION_SCALE = re.compile(r"(^|\.)quant_\w+\.scale$")
 
 Images = npt.NDArray[np.uint8]
 
@@ -78,6 +80,9 @@ def quantize_model(
         raise UsageError("the model is quantized already")
     quantized = build_quantized(model.config, quantization or QuantizationConfig())
     load_state(quantized, model.state_dict(), may_lack=QUANTIZER_STATE)
+    for layer in quantized.modules():
+        if isinstance(layer, TernaryLinear):
+            layer.start_rule()
     device = next(model.parameters()).device
     quantized = quantized.to(device).train(model.training)
     calibrate(quantized, images, batch=batch)
@@ -148,6 +153,9 @@ def to_integer(
     quantization, config = _quantization(model), model.config
     if not quantization.grid:
         raise UsageError("a model with ideal weight scales (grid = false) cannot be converted to integers")
+    if quantization.full_precision:
+        kept = ", ".join(quantization.full_precision)
+        raise UsageError(f"a model that keeps {kept} in full precision cannot be converted to integers")
     if class_names is not None and len(class_names) != config.num_classes:
         raise UsageError(f"{len(class_names)} class names for {config.num_classes} classes")
     stream = cast(ActivationQuantizer, model.quant_embed)
@@ -162,7 +170,9 @@ def to_integer(
         "arch": config.arch,
         "preprocessing": asdict(config.preprocessing),
         "classes": None if class_names is None else list(class_names),
-        "scales": {n.removesuffix(".scale"): float(p) for n, p in model.named_parameters() if n.endswith(".scale")},
+        "scales": {
+            n.removesuffix(".scale"): float(p) for n, p in model.named_parameters() if _ACTIVATION_SCALE.search(n)
+        },
         "quantization": {"ternarizer": quantization.ternarizer, "scale_mode": quantization.scale_mode.name.lower()},
         "recipe": dict(recipe or {}),
     }
@@ -189,7 +199,7 @@ def to_integer(
 
 def parameter_count(model: nn.Module) -> int:
     """Parameters of the FP32 model that a fake-quantized one stands for (its activation scales left out)."""
-    return sum(p.numel() for name, p in model.named_parameters() if not name.endswith(".scale"))
+    return sum(p.numel() for name, p in model.named_parameters() if not re.search(QUANTIZER_STATE, name))
 
 
 def _array(x: Tensor, dtype: type[np.signedinteger[Any]]) -> npt.NDArray[Any]:

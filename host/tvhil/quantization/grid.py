@@ -50,6 +50,13 @@ def _powers(first: int, last: int, like: Array) -> Array:
     return _array([2.0**i for i in range(first, last + 1)], like)
 
 
+def _pick(table: Array, index: Array) -> Array:
+    """`table[index]` for whole numbers of any shape, without reading a number back from an accelerator."""
+    if _module(table) is np:
+        return np.take(table, index)
+    return table.gather(0, index.long().reshape(-1)).reshape(index.shape)
+
+
 def _double(x: Array) -> Array:
     return np.asarray(x, np.float64) if _module(x) is np else x.double()
 
@@ -107,7 +114,7 @@ def gain_and_shift(scale: Array, bias: Array, nnz: Array, xmax: int, limit: int 
     sign = xp.where(kept, xp.sign(scale), _array([0.0], scale))
     # Without trits the output is the rounded bias, whatever the shift.
     cut = xp.minimum(xp.maximum(bias, _double(0 * bias - limit)), _double(0 * bias + limit))
-    bias = _bias_integer(xp.where(kept, bias, cut), xp.take(units, shift))
+    bias = _bias_integer(xp.where(kept, bias, cut), _pick(units, shift))
     return ChannelGrid(sign, gain, _double(shift), bias)
 
 
@@ -152,7 +159,7 @@ def layernorm_constants(
     in_range = (root * ratio + abs(beta_ratio) + 1) * powers + root + 2 < 2.0**30
     precise = ratio * 2.0**15 * powers <= (2.0**30 - 1) * SIGMA_MIN
     shift = xp.clip((in_range & precise).sum(), 1, None)
-    unit = xp.take(powers, shift - 1)
+    unit = _pick(powers, shift - 1)
     return LayerNormGrid(
         c=xp.clip(xp.round(ratio * 2.0**15 * unit * channels), 1, None),
         beta_unit=xp.round(beta_ratio * unit),
@@ -187,11 +194,11 @@ def attention_constants(score_scale: Array, v_scale: Array, out_scale: Array, he
     g = _double(score_scale) * (1024 * math.log2(math.e) / math.sqrt(head_dim))
     powers = _powers(0, 15, g)
     score_shift = xp.clip((g * powers <= SCORE_UNIT_MAX).sum() - 1, 0, None)
-    exp_multiplier = xp.clip(xp.round(g * xp.take(powers, score_shift) * 2.0**15), 1, I16_LIMIT)
+    exp_multiplier = xp.clip(xp.round(g * _pick(powers, score_shift) * 2.0**15), 1, I16_LIMIT)
     ratio = 16 * _double(v_scale) / _double(out_scale)
     powers = _powers(1, 24, g)
     out_shift = xp.clip((xp.round(ratio * powers) <= Z_MIN * I16_LIMIT).sum(), 1, None)
-    out_multiplier = xp.clip(xp.round(ratio * xp.take(powers, out_shift - 1)), 1, 2.0**28 - 1)
+    out_multiplier = xp.clip(xp.round(ratio * _pick(powers, out_shift - 1)), 1, 2.0**28 - 1)
     return AttentionGrid(_double(score_shift), exp_multiplier, out_multiplier, _double(out_shift))
 
 

@@ -37,18 +37,26 @@ from tvhil.quantization.grid import (
     layernorm_constants,
     round_half_up,
 )
-from tvhil.quantization.ternarizers import straight_through, substitute, substitute_clamped, ternarizer
+from tvhil.quantization.ternarizers import (
+    LearnedTernary,
+    make_quantizer,
+    straight_through,
+    substitute,
+    substitute_clamped,
+    ternarizer,
+)
 
 P = ParamSpec("P")
 
 
 def full_precision(forward: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Keep mixed precision out of a forward pass: bfloat16 cannot hold the sums of integers. TF32 can stay on."""
+    """Keep mixed precision out of a forward pass in integers: bfloat16 cannot hold their sums. TF32 can stay on."""
 
     @wraps(forward)
     def exact(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         tensors = [a for a in args if isinstance(a, Tensor)]
-        if not torch.is_autocast_enabled(tensors[0].device.type):
+        real = isinstance(args[0], Quantizable) and args[0].real
+        if real or not torch.is_autocast_enabled(tensors[0].device.type):
             return forward(*args, **kwargs)
         with torch.autocast(tensors[0].device.type, enabled=False):
             return forward(*(a.float() if isinstance(a, Tensor) else a for a in args), **kwargs)  # type: ignore[arg-type]
@@ -91,7 +99,7 @@ class TernaryLinear(Quantizable):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         nn.init.trunc_normal_(self.weight, std=0.02)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        self._rule = ternarizer(config.ternarizer)
+        self.rule = make_quantizer(config.ternarizer, out_features)
         self._input: tuple[ActivationQuantizer, ...] = ()
         self._outputs: tuple[ActivationQuantizer, ...] = ()
         self._layer_scale: tuple[FoldedLayerScale, ...] = ()
@@ -111,13 +119,18 @@ class TernaryLinear(Quantizable):
         """The latent weights as `[N][K]`."""
         return self.weight
 
+    def start_rule(self) -> None:
+        """Give a learned rule its first threshold and scale, from the weights."""
+        if isinstance(self.rule, LearnedTernary):
+            self.rule.start_from(self.matrix())
+
     def latent_bias(self, weight: Tensor) -> Tensor | None:  # noqa: ARG002
         """The real bias of the effective weights, before LayerScale."""
         return self.bias
 
     def effective(self) -> tuple[Tensor, Tensor | None]:
         """Real values of the ternary weights and of the bias, LayerScale included; differentiable."""
-        weight = straight_through(self.matrix(), self._rule)
+        weight = straight_through(self.matrix(), self.rule, clipped=self.config.clipped)
         bias = self.latent_bias(weight)
         for layer in self._layer_scale:
             weight = weight * layer.gamma[:, None]
@@ -152,7 +165,7 @@ class TernaryLinear(Quantizable):
     @torch.no_grad()
     def integers(self) -> LinearIntegers:
         """What the device gets."""
-        trits, scale = self._rule(self.matrix())
+        trits, scale = self.rule(self.matrix())
         bias = self.latent_bias(trits * scale[:, None])
         if bias is None:
             bias = torch.zeros_like(scale)
@@ -273,7 +286,8 @@ class TernaryLayerNorm(Quantizable):
         self.channels, self.eps, self.config = channels, eps, config
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self._rule = ternarizer(config.ternarizer)
+        # A vector is one row, whatever the matrices have; learned thresholds are for matrices.
+        self._rule = ternarizer("twn" if config.learned else config.ternarizer)
         self._stream: tuple[ActivationQuantizer, ...] = ()
         self._output: tuple[ActivationQuantizer, ...] = ()
 
@@ -292,7 +306,9 @@ class TernaryLayerNorm(Quantizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Real values `[..., N]` on the stream's grid to real values on the output's."""
-        gamma, beta = (straight_through(v[None], self._rule)[0] for v in (self.weight, self.bias))
+        gamma, beta = (
+            straight_through(v[None], self._rule, clipped=self.config.clipped)[0] for v in (self.weight, self.bias)
+        )
         ideal: Tensor = F.layer_norm(x, (self.channels,), gamma, beta, self.eps)
         if self.real:
             return ideal
