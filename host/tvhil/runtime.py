@@ -376,6 +376,15 @@ class Runtime:
         places = tuple((int(s.offset), int(s.bytes)) for s in scratches)
         return Plan(int(result.arena_bytes), int(result.scratch_bytes), tuple(offsets), places)
 
+    def arena_bytes(self, file: bytes) -> int:
+        """The arena that a model needs with the kernels of this library, which are the portable ones.
+
+        Raises:
+            ModelError: it is malformed.
+        """
+        _file, model = self._open(file, self.lib.tvit_load)
+        return int(self.lib.tvit_arena_bytes(model))
+
     def call_kernel(self, stem: str, arguments: ctypes.Structure) -> None:
         """Run a portable kernel on its arguments, with as much scratch as it asks for and not a byte more."""
         size = getattr(self.lib, f"tvit_{stem}_buffer_size_portable")(ctypes.byref(arguments))

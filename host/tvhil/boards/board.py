@@ -43,6 +43,7 @@ class Memory:
         model_ram: for a model that is uploaded instead of flashed.
         flash: of the area that a model is flashed into.
         ram: of the whole machine.
+        psram: of external memory that activations may lie in where they do not fit the arena.
     """
 
     arena: int
@@ -50,6 +51,7 @@ class Memory:
     model_ram: int = 0
     flash: int | None = None
     ram: int | None = None
+    psram: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,15 @@ class Board:
     @property
     def limits(self) -> MemoryLimits:
         """What a model has to fit into."""
-        return MemoryLimits(arena=self.memory.arena, model=self.memory.flash, stack=self.memory.stack)
+        return MemoryLimits(
+            arena=self.memory.arena, model=self.memory.flash, stack=self.memory.stack, kernels=self.kernels
+        )
+
+    @property
+    def kernels(self) -> str:
+        """Which implementation of the operators its firmware has: 'pie' or 'portable'."""
+        flags = self.firmware.cflags if self.firmware is not None else ()
+        return "pie" if any(flag.startswith("-DTVIT_KERNELS_PIE") for flag in flags) else "portable"
 
     @property
     def build_dir(self) -> Path:

@@ -22,6 +22,7 @@ from tvhil.commands.checkpoint_options import (
     quantize,
 )
 from tvhil.commands.common import add_json, emit, facts_table, stderr
+from tvhil.commands.planning import add_planning, plan_for, planned_json
 from tvhil.errors import ExitCode, UsageError
 from tvhil.files import output_file, write_whole
 
@@ -33,8 +34,11 @@ examples:
   tvhil pack q.safetensors -o m.tvit                                          a quantized checkpoint
   tvhil pack deit_tiny.pth --arch deit_tiny --calibrate imagenet-val-1k --data val.tar -o m.tvit
   tvhil pack --arch deit_small --image-size 224 --classes 1000 --untrained --seed 0 -o m.tvit
+  tvhil pack q.safetensors --arena 192K --codec gaps -o m.tvit                fits 192 KB, the fastest on the ESP32-S3
 
---codec base3 stores five trits in a byte, 2bit four; both run at the same speed after decoding.
+--codec base3 stores five trits in a byte, 2bit four; gaps stores only the trits that are not zero, half a byte each:
+the file is half as large again, and the kernels of the ESP32-S3 have the least to do.
+--board and --arena choose how layers are cut into pieces to save memory; see `tvhil plan`.
 """
 
 
@@ -45,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", metavar="FILE", type=output_file, required=True, help=".tvit file to write")
     parser.add_argument(
-        "--codec", choices=("base3", "2bit"), default="base3", help="how trits are stored (default: base3)"
+        "--codec", choices=("base3", "2bit", "gaps"), default="base3", help="how trits are stored (default: base3)"
     )
+    add_planning(parser)
     parser.add_argument("--name", help="of the model (default: its architecture)")
     parser.add_argument("--untrained", action="store_true", help="random weights for --arch, no checkpoint")
     add_architecture(parser)
@@ -56,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pack a model."""
-    from tvhil.packing import pack_vit, read_model
+    from tvhil.packing import read_model
     from tvhil.packing.trits import Codec
 
     if options.untrained and (options.checkpoint is not None or options.arch is None):
@@ -68,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     with stderr().status("quantizing"):
         vit = _untrained(options) if options.untrained else _from_checkpoint(options)
     with stderr().status("packing"):
-        file = pack_vit(vit, Codec.from_name(options.codec))
+        file, planned = plan_for(options, vit, Codec.from_name(options.codec))
         model = read_model(file)
     write_whole(options.output, file)
     result: dict[str, Any] = {
@@ -80,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
         "parameters": model.info.parameters,
         "fp32_ratio": round(4 * model.info.parameters / model.file_bytes, 2),
         "arena_bytes": model.plan.arena_bytes,
+        "plan": planned_json(planned),
         "scale_mode": model.info.scale_mode.name.lower(),
         "sha256": model.sha256,
         "signature": model.signature,
@@ -92,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         ("codec", options.codec),
         ("activation scales", result["scale_mode"].replace("_", " ")),
         ("arena bytes", f"{model.plan.arena_bytes:,}"),
+        ("schedule", planned.chosen.schedule.describe()),
+        ("in", "PSRAM: nothing fits the internal memory" if planned.memory == "psram" else None),
         ("signature", model.signature),
         ("seconds", result["seconds"]),
     ]

@@ -415,26 +415,24 @@ def _either(choices: Sequence[str]) -> str:
 
 
 def _fullest(judge: _Judge, schedule: Schedule) -> str:
-    """What is alive where most is: 'stream 79,872, blocks.0.attn 39,936 … at blocks.0.attn.v'."""
+    """What is alive where most is: 'stream 79,872, blocks.0.attn 39,936 alive at blocks.0.attn.v'."""
     _, file = _draft(judge.skeleton, schedule)
     plan = judge.planner(file)
     model = read_model(file, check_plan=False)
-    alive = list(model.lifetimes())
+    lifetimes = list(model.lifetimes())
 
-    def load(index: int) -> int:
-        tensors = (t.bytes for t, (first, last) in zip(model.tensors, alive, strict=True) if first <= index <= last)
-        return sum(tensors) + plan.scratches[index][1]
+    def alive(index: int) -> list[tuple[str, int]]:
+        found = [
+            (tensor.name, tensor.bytes)
+            for t, (tensor, (first, last)) in enumerate(zip(model.tensors, lifetimes, strict=True))
+            # The stream may lie over the image that it is made from, which is the larger of the two or ends behind it.
+            if first <= index <= last and not (t == model.image_partner() and lifetimes[0][1] == index)
+        ]
+        scratch = plan.scratches[index][1]
+        return sorted(found + [("scratch", scratch)] * (scratch > 0), key=lambda part: -part[1])
 
-    # The image may overlap the stream, so the patch embedding is not what fills an arena.
-    index = max(range(1, len(model.operators)), key=load)
-    parts = [
-        f"{tensor.name} {tensor.bytes:,}"
-        for tensor, (first, last) in sorted(zip(model.tensors, alive, strict=True), key=lambda pair: -pair[0].bytes)
-        if first <= index <= last
-    ]
-    if plan.scratches[index][1]:
-        parts.append(f"scratch {plan.scratches[index][1]:,}")
-    return f"{', '.join(parts)} alive at {model.operators[index].name}"
+    index = max(range(len(model.operators)), key=lambda i: sum(size for _, size in alive(i)))
+    return f"{', '.join(f'{name} {size:,}' for name, size in alive(index))} alive at {model.operators[index].name}"
 
 
 def _largest_image(judge: _Judge, schedule: Schedule, arena_bytes: int) -> tuple[int, int] | None:

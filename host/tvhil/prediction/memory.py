@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tvhil.errors import InputError
+from tvhil.packing.format import ScaleMode
 from tvhil.packing.reader import TvitModel
 
 
@@ -21,6 +22,7 @@ class MemoryLimits:
         stack: of the inference.
         static: data and bss of the firmware without the arena, as its build states them.
         heap: of the firmware.
+        kernels: 'pie' or 'portable', which of them the firmware has.
     """
 
     arena: int | None = None
@@ -28,6 +30,20 @@ class MemoryLimits:
     stack: int | None = None
     static: int | None = None
     heap: int | None = None
+    kernels: str = "portable"
+
+
+def arena_bytes(model: TvitModel, kernels: str) -> int:
+    """The arena that a model needs on boards with these kernels.
+
+    Memory is planned for the PIE kernels where scales are static. What another build needs beyond that lies behind the
+    plan; the C runtime says how much it is (`tvit_arena_bytes`), because scratch is the kernels' own business.
+    """
+    if kernels == "pie" or model.info.scale_mode is ScaleMode.PER_TOKEN:
+        return model.plan.arena_bytes
+    from tvhil.runtime import default_runtime
+
+    return default_runtime().arena_bytes(model.file)
 
 
 def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
@@ -40,7 +56,7 @@ def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
         f"{what} needs {need:,} bytes, {board} has {room:,}"
         for what, need, room in (
             ("the file", model.file_bytes, limits.model),
-            ("the arena", model.plan.arena_bytes, limits.arena),
+            ("the arena", arena_bytes(model, limits.kernels), limits.arena),
         )
         if room is not None and need > room
     ]
@@ -51,7 +67,7 @@ def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
 def predict_memory(model: TvitModel, limits: MemoryLimits) -> dict[str, Any]:
     """The `memory` of a report, before anything is measured."""
     return {
-        "arena": {"measured": None, "predicted": model.plan.arena_bytes},
+        "arena": {"measured": None, "predicted": arena_bytes(model, limits.kernels)},
         "stack": {"measured": None, "limit": limits.stack},
         "static": limits.static,
         "model_bytes": model.file_bytes,
