@@ -32,7 +32,16 @@ COMPILER = "xtensa-lx106-elf-gcc"
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-mlongcalls"]
 FLAGS += ["-fno-tree-loop-distribute-patterns"]
 LINKER_FLAGS = ["-Wl,--no-warn-rwx-segments"]
-SOURCES = ["linear.c", "stream.c", "stream.S", "stream_trits.S", "workspace.c", "tests/linear_driver.c"]
+SOURCES = [
+    "linear.c",
+    "stream.c",
+    "stream.S",
+    "stream_trits.S",
+    "lanes.c",
+    "lanes.S",
+    "workspace.c",
+    "tests/linear_driver.c",
+]
 SOURCES += ["candidates/start.S", "../portable/trits.c", "../../ports/xtensa_qemu/arithmetic.S"]
 
 FLASH, CASES, DATA = 0x70000000, 0x60110000, 0x60200000
@@ -311,6 +320,23 @@ def test_every_kind_of_output_saturates_as_the_contract_says(kind: str, codec: C
 def test_long_rows_hold(codec: Codec) -> None:
     rng = np.random.default_rng(6)
     simulate([draw(rng, 17, k, 16, d, codec=codec, kind=I16_ADD) for k in (768, 1536, 1600) for d in (0.01, 0.5, 1.0)])
+
+
+@needs_compiler
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.label)
+def test_rows_that_are_too_long_for_a_stream_are_multiplied(codec: Codec) -> None:
+    rng = np.random.default_rng(8)
+    longest = 4095 if codec is Codec.GAPS else 14000  # above 6,900 a row is decoded in pieces
+    operators = []
+    for k in (*range(1601, 1601 + 35, 2), 2048, 3072, longest):
+        options: dict[str, object] = {
+            "kind": int(rng.choice(list(KINDS.values()))),
+            "limit": int(rng.choice([127, 50])),
+        }
+        n, tokens = int(rng.integers(1, 19)), int(rng.integers(1, 34))
+        options |= {"codec": codec, "parts": k % 3 % 2 + 1}
+        operators.append(draw(rng, tokens, k, n, min(0.6, 2000 / k), **options))  # type: ignore[arg-type]
+    simulate(operators)
 
 
 @needs_compiler

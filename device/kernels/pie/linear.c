@@ -32,8 +32,7 @@ void tvit_linear_pie(const tvit_linear_args *args, void *scratch, const tvit_tea
     const uint32_t tiles = (args->weights.n + TVIT_TILE_CHANNELS - 1) / TVIT_TILE_CHANNELS;
     const uint32_t halving = team->parts - 1; // 1 or 2 parts
     const uint32_t first = tiles * team->part >> halving, last = tiles * (team->part + 1) >> halving;
-    const uint32_t channel_bytes =
-        TVIT_BLOCK_TOKENS * (args->kind == TVIT_LINEAR_I8 || args->kind == TVIT_LINEAR_TABLE ? 1 : 2);
+    const uint32_t channel_step = tvit_channel_step_pie(args->kind);
     tvit_pie_workspace *workspace = &tvit_pie_workspaces[team->part];
     tvit_rows_args rows = {
         .weights = &args->weights,
@@ -43,8 +42,8 @@ void tvit_linear_pie(const tvit_linear_args *args, void *scratch, const tvit_tea
         .kind = args->kind,
         .limit = args->limit,
         .table = args->table,
-        .output = (uint8_t *)args->output + first * TVIT_TILE_CHANNELS * channel_bytes,
-        .output_step = args->output_columns * channel_bytes,
+        .output = (uint8_t *)args->output + first * TVIT_TILE_CHANNELS * channel_step,
+        .output_step = args->output_columns * channel_step,
     };
     if (args->output_is_row)
         linear_to_row(args, &rows, first, last, workspace);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tiles of a ternary matrix over token blocks: as instruction streams where a row fits the workspace.
 #include "stream.h"
+#include "lanes.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -32,39 +33,49 @@ _Static_assert(STREAM_BYTES_AT % 16 == 0 && TVIT_STREAM_HEAD_BYTES + STREAM_BYTE
                                                 sizeof((tvit_pie_workspace *)0)->stream,
                "the codes of a row lie in the buffer");
 
-// One kind of output: its kernel, the code in front of the instructions, the constants in all bytes of q2 and q3.
+// One kind of output: its kernel, and the code in front of the instructions.
 typedef struct {
-    tvit_stream_kernel kernel;
+    void (*kernel)(tvit_stream_args *args);
     const uint8_t *head, *head_end;
-    uint16_t constants[2];
-    uint32_t element_bytes;
 } stream_kind;
 
 static stream_kind kind_of(const tvit_rows_args *args) {
-    const uint16_t limit = (uint16_t)(args->limit * 0x101), minus_limit = (uint16_t)((256 - args->limit) * 0x101);
-    const uint16_t minus_128 = 0x8080, minus_32767 = 0x8001;
     switch (args->kind) {
     case TVIT_LINEAR_I16_ADD:
-        return (stream_kind){
-            tvit_stream_i16_add_pie, tvit_stream_head_i16_add, tvit_stream_head_i16_set, {minus_128, minus_32767}, 2};
+        return (stream_kind){tvit_stream_i16_add_pie, tvit_stream_head_i16_add, tvit_stream_head_i16_set};
     case TVIT_LINEAR_I16_SET:
-        return (stream_kind){
-            tvit_stream_i16_set_pie, tvit_stream_head_i16_set, tvit_stream_heads_end, {minus_128, minus_32767}, 2};
+        return (stream_kind){tvit_stream_i16_set_pie, tvit_stream_head_i16_set, tvit_stream_heads_end};
     case TVIT_LINEAR_TABLE:
-        return (stream_kind){
-            tvit_stream_table_pie, tvit_stream_head_table, tvit_stream_head_i16_add, {minus_128, 0}, 1};
+        return (stream_kind){tvit_stream_table_pie, tvit_stream_head_table, tvit_stream_head_i16_add};
     default:
         if (args->limit == 127)
-            return (stream_kind){
-                tvit_stream_i8_127_pie, tvit_stream_head_i8_127, tvit_stream_head_table, {minus_limit, limit}, 1};
-        return (stream_kind){tvit_stream_i8_pie, tvit_stream_head_i8, tvit_stream_head_i8_127, {minus_limit, limit}, 1};
+            return (stream_kind){tvit_stream_i8_127_pie, tvit_stream_head_i8_127, tvit_stream_head_table};
+        return (stream_kind){tvit_stream_i8_pie, tvit_stream_head_i8, tvit_stream_head_i8_127};
     }
 }
 
-// The table by index 0 ... 255, the clamp folded in.
-static void widen_table(uint32_t *words, const int8_t *table, int32_t limit) {
-    for (int32_t y = -128; y < 128; y++)
-        words[y + 128] = (uint8_t)table[(y > limit ? limit : y < -limit ? -limit : y) + 128];
+void *tvit_epilogue_prepare_pie(const tvit_rows_args *args, tvit_pie_workspace *workspace, uint16_t constants[2]) {
+    const uint16_t minus_128 = 0x8080, minus_32767 = 0x8001;
+    if (args->kind == TVIT_LINEAR_I8) {
+        constants[0] = (uint16_t)((256 - args->limit) * 0x101);
+        constants[1] = (uint16_t)(args->limit * 0x101);
+        return workspace->qacc;
+    }
+    constants[0] = minus_128;
+    constants[1] = minus_32767;
+    if (args->kind != TVIT_LINEAR_TABLE) return workspace->qacc;
+    for (int32_t y = -128; y < 128; y++) // the table by index 0 ... 255, the clamp folded in
+        workspace->table[y + 128] = (uint8_t)args->table[(y > args->limit    ? args->limit
+                                                          : y < -args->limit ? -args->limit
+                                                                             : y) +
+                                                         128];
+    return workspace->table;
+}
+
+const uint8_t *tvit_tile_pie(const tvit_ternary_matrix *matrix, uint32_t tile) {
+    if (matrix->codec != TVIT_CODEC_GAPS)
+        return matrix->trits + tile * tvit_tile_bytes(matrix->codec, TVIT_TILE_CHANNELS, matrix->k);
+    return matrix->trits + ((const uint32_t *)(const void *)matrix->trits)[tile];
 }
 
 // For every byte of a codec the codes of stream_trits.S: four in the first word, then the fifth, how many, and how many
@@ -91,28 +102,25 @@ static void build_trit_codes(tvit_pie_workspace *workspace, uint32_t codec) {
     workspace->trit_codes_of = codec + 1;
 }
 
-void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace) {
+static void rows_by_streams(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace) {
     const tvit_ternary_matrix *weights = args->weights;
     const stream_kind kind = kind_of(args);
-    const uint32_t channel_step = TVIT_BLOCK_TOKENS * kind.element_bytes;
     uint8_t *buffer = workspace->stream + TVIT_STREAM_HEAD_BYTES;
     memcpy(buffer - (kind.head_end - kind.head), kind.head, (size_t)(kind.head_end - kind.head));
-    if (args->kind == TVIT_LINEAR_TABLE) widen_table(workspace->table, args->table, args->limit);
     tvit_stream_args stream = {
         .records = workspace->records,
         .buffer = buffer,
         .input = args->input,
         .more_blocks = args->blocks - 1,
         .input_step = args->input_step - TVIT_BLOCK_TOKENS,
-        .output_step = args->output_step - (kind.element_bytes == 2 ? 16 : 0),
-        .channel_step = channel_step,
-        .scratch = args->kind == TVIT_LINEAR_TABLE ? workspace->table : workspace->qacc,
-        .constants = {kind.constants[0], kind.constants[1]},
+        .channel_step = tvit_channel_step_pie(args->kind),
         .output = args->output,
         .k = weights->k,
         .trit_codes = (const uint32_t(*)[2])workspace->trit_codes,
         .bytes = buffer + STREAM_BYTES_AT,
     };
+    stream.output_step = args->output_step - (stream.channel_step - TVIT_BLOCK_TOKENS);
+    stream.scratch = tvit_epilogue_prepare_pie(args, workspace, stream.constants);
     if (weights->codec != TVIT_CODEC_GAPS) {
         build_trit_codes(workspace, weights->codec);
         stream.generator = weights->codec == TVIT_CODEC_BASE3 ? tvit_stream_from_base3 : tvit_stream_from_2bit;
@@ -120,17 +128,23 @@ void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tv
     for (uint32_t tile = first; tile < last; tile++) {
         const uint32_t channel = tile * TVIT_TILE_CHANNELS;
         const uint32_t left = weights->n - channel, rows = left < TVIT_TILE_CHANNELS ? left : TVIT_TILE_CHANNELS;
+        const uint8_t *bytes = tvit_tile_pie(weights, tile);
         const uint32_t *headers = NULL;
         if (weights->codec == TVIT_CODEC_GAPS) {
-            const uint32_t *tile_at = (const uint32_t *)(const void *)weights->trits;
-            headers = (const uint32_t *)(const void *)(weights->trits + tile_at[tile]);
-            stream.codes = (const uint8_t *)(headers + rows);
-        } else {
-            stream.codes = weights->trits + tile * tvit_tile_bytes(weights->codec, TVIT_TILE_CHANNELS, weights->k);
-            stream.phase = 0;
+            headers = (const uint32_t *)(const void *)bytes;
+            bytes += rows * sizeof *headers;
         }
         tvit_pie_records(workspace->records, weights->channels + channel, headers, rows);
+        stream.codes = bytes;
+        stream.phase = 0;
         stream.rows = rows;
         kind.kernel(&stream);
     }
+}
+
+void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace) {
+    if (args->weights->k <= TVIT_STREAM_MAX_K)
+        rows_by_streams(args, first, last, workspace);
+    else
+        tvit_rows_by_lanes_pie(args, first, last, workspace);
 }

@@ -51,6 +51,17 @@ typedef struct {
  */
 void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace);
 
+/* Bytes from channel to channel of the output. */
+static inline uint32_t tvit_channel_step_pie(tvit_linear_output kind) {
+    return TVIT_BLOCK_TOKENS * (kind == TVIT_LINEAR_I8 || kind == TVIT_LINEAR_TABLE ? 1 : 2);
+}
+
+/* Where a tile of a matrix starts. */
+const uint8_t *tvit_tile_pie(const tvit_ternary_matrix *matrix, uint32_t tile);
+
+/* The constants of an epilogue (epilogues.h), and what it needs in a13: 48 bytes, or the table of words, made here. */
+void *tvit_epilogue_prepare_pie(const tvit_rows_args *args, tvit_pie_workspace *workspace, uint16_t constants[2]);
+
 /* Rows as instruction streams (stream.S). */
 typedef struct {
     const int8_t *input;
@@ -71,8 +82,6 @@ typedef struct {
     const uint32_t (*trit_codes)[2];
     uint8_t *bytes; /* 16-byte aligned, one for each instruction; may lie in the buffer, 3/4 from its start or more */
 } tvit_stream_args;
-
-typedef void (*tvit_stream_kernel)(tvit_stream_args *args);
 
 void tvit_stream_i8_pie(tvit_stream_args *args);
 void tvit_stream_i8_127_pie(tvit_stream_args *args); /* limit 127 */

@@ -18,6 +18,8 @@
 #define TVIT_STREAM_INSTRUCTIONS (TVIT_STREAM_MAX_K + TVIT_STREAM_MAX_EXTRA + 1u)
 #define TVIT_STREAM_OVERRUN_BYTES 128u // the generator writes whole groups of 32 instructions
 
+#define TVIT_TRIT_CODES_DECODED 0x100u
+
 // What an epilogue needs of one channel. `bias` is the bias in eight lanes of 20 bits.
 typedef struct {
     uint32_t bias[5];
@@ -34,7 +36,7 @@ typedef struct {
     int16_t rows[TVIT_TILE_CHANNELS][TVIT_BLOCK_TOKENS]; // outputs of a tile that are not stored as token blocks
     uint32_t table[256];                                 // an int8 table with its clamp, a word an entry
     uint32_t trit_codes[256][2];                         // codes of the trits of a byte (stream_trits.S) of the codec
-    uint32_t trit_codes_of;                              // codec + 1, or 0
+    uint32_t trit_codes_of; // codec + 1; TVIT_TRIT_CODES_DECODED + codec: int8 trits instead (lanes.c)
 } __attribute__((aligned(16))) tvit_pie_workspace;
 
 extern tvit_pie_workspace tvit_pie_workspaces[TVIT_MAX_CORES];
