@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Run the operators in order, each on one core or shared by all of them.
-#include <string.h>
-
 #include "../kernels/pie/pie_kernels.h"
 #include "internal.h"
 
@@ -128,7 +126,10 @@ static void run_operator(const tvit_context *context, uint32_t index) {
     j.scratch = extra.scratch ? behind : context->arena + model->scratches[index].offset;
     tvit_bind_operator(model, index, j.table->layout, context->arena, &j.args);
     if (extra.image) {
-        memcpy(behind + extra.scratch, j.args.patch_embed.image, tvit_tensor_bytes(model, 0));
+        const uint32_t *from = (const uint32_t *)(context->arena + model->tensor_offsets[0]);
+        uint32_t *to = (uint32_t *)(behind + extra.scratch);
+        for (uint32_t word = 0; word < extra.image / sizeof *to; word++)
+            to[word] = from[word];
         j.args.patch_embed.image = behind + extra.scratch;
     }
     if (cores && cores->cores > 1 && j.table->parallel)

@@ -14,9 +14,9 @@ static int64_t floor_divide(int64_t a, int64_t b) {
     return a / b - (a % b < 0);
 }
 
-void reference_encode(uint32_t codec, uint32_t n, uint32_t k, const int8_t *trits, uint8_t *bytes) {
-    memset(bytes, 0, tvit_matrix_bytes(codec, n, k));
+static uint32_t encode_tiles(uint32_t codec, uint32_t n, uint32_t k, const int8_t *trits, uint8_t *bytes) {
     uint32_t per_byte = codec == TVIT_CODEC_2BIT ? 4 : 5;
+    memset(bytes, 0, tvit_matrix_bytes(codec, n, k));
     for (uint32_t first = 0; first < n; first += 16) {
         uint32_t count = n - first < 16 ? n - first : 16, total = count * k;
         for (uint32_t at = 0; at < total; at += per_byte) {
@@ -29,6 +29,73 @@ void reference_encode(uint32_t codec, uint32_t n, uint32_t k, const int8_t *trit
         }
         bytes += tvit_tile_bytes(codec, count, k);
     }
+    return tvit_matrix_bytes(codec, n, k);
+}
+
+// The instructions of a row of the codec gaps.
+typedef struct {
+    uint32_t position[4096], minus[4096], count;
+} instructions;
+
+static void add_instruction(instructions *row, uint32_t position, uint32_t minus) {
+    if (row->count == 4095) abort();
+    row->position[row->count] = position;
+    row->minus[row->count++] = minus;
+}
+
+static void add_pair(instructions *row, uint32_t position, uint32_t first_minus) {
+    add_instruction(row, position, first_minus);
+    add_instruction(row, position, !first_minus);
+}
+
+static void find_instructions(instructions *row, const int8_t *trits, uint32_t k) {
+    uint32_t at = 0, minus = 1;
+    row->count = 0;
+    for (uint32_t i = 0; i < k; i++) {
+        if (!trits[i]) continue;
+        for (uint32_t most; i - at > (most = row->count < 3 ? 31 : 7); add_pair(row, at, 0))
+            at += most;
+        at = i;
+        minus = trits[i] < 0;
+        add_instruction(row, i, minus);
+    }
+    while (row->count < 3) // the first of a pair takes back what is there
+        add_pair(row, at, !minus);
+}
+
+static uint32_t encode_gaps(uint32_t n, uint32_t k, const int8_t *trits, uint8_t *bytes) {
+    instructions *row = malloc(sizeof *row);
+    uint32_t tiles = (n + 15) / 16, at = 4 * tiles, header_at = 0;
+    for (uint32_t o = 0; o < n; o++) {
+        if (o % 16 == 0) {
+            for (; at % 4; at++)
+                bytes[at] = 0;
+            memcpy(bytes + o / 16 * 4, &at, 4);
+            header_at = at;
+            at += 4 * (n - o < 16 ? n - o : 16);
+        }
+        find_instructions(row, trits + o * k, k);
+        const uint32_t *p = row->position;
+        uint32_t header = row->count | p[0] << 12 | (p[1] - p[0]) << 17 | (p[2] - p[1]) << 22;
+        memcpy(bytes + header_at + o % 16 * 4, &header, 4);
+        for (uint32_t i = 0; i < row->count; i++) {
+            uint32_t code = row->minus[i] << 3 | (i + 3 < row->count ? p[i + 3] - p[i + 2] : 0);
+            bytes[at + i / 2] = (uint8_t)(i % 2 ? bytes[at + i / 2] | code << 4 : code);
+        }
+        at += (row->count + 1) / 2;
+    }
+    for (uint32_t end = ((at + 3) & ~3u) + 32; at < end; at++)
+        bytes[at] = 0;
+    free(row);
+    return at;
+}
+
+uint32_t reference_encode(uint32_t codec, uint32_t n, uint32_t k, const int8_t *trits, uint8_t *bytes) {
+    return codec == TVIT_CODEC_GAPS ? encode_gaps(n, k, trits, bytes) : encode_tiles(codec, n, k, trits, bytes);
+}
+
+uint32_t reference_matrix_room(uint32_t n, uint32_t k) {
+    return (n + 15) / 16 * 4 + n * (4 + (k + 8) / 2) + n + 36; // every position, and bridges only where there are none
 }
 
 static int64_t accumulate(const int8_t *trits, uint32_t k, const int64_t *x) {
@@ -110,7 +177,7 @@ void reference_linear(const tvit_linear_args *args, const int8_t *trits) {
         for (uint32_t i = 0; i < k; i++)
             x[i] = args->input[row * k + i];
         for (uint32_t o = 0; o < n; o++) {
-            uint32_t record = args->weights.channels[o], at = row * n + o;
+            uint32_t record = args->weights.channels[o], at = row * args->output_columns + o;
             int64_t acc = TVIT_CHANNEL_GAIN(record) * accumulate(trits + o * k, k, x), bias = TVIT_CHANNEL_BIAS(record);
             if (args->input_multipliers) acc = ((acc >> 4) * args->input_multipliers[row]) >> 15;
             int64_t y = (acc + bias) >> TVIT_CHANNEL_SHIFT(record);
@@ -135,7 +202,8 @@ void reference_linear(const tvit_linear_args *args, const int8_t *trits) {
             }
         }
         if (args->kind == TVIT_LINEAR_TABLE_PER_TOKEN)
-            args->output_multipliers[row] = reference_token_quantize((int8_t *)args->output + row * n, wide, n);
+            args->output_multipliers[row] =
+                reference_token_quantize((int8_t *)args->output + row * args->output_columns, wide, n);
     }
     free(x);
     free(wide);
@@ -175,7 +243,7 @@ void reference_attention(const tvit_attention_args *args) {
             for (uint32_t j = 0; j < tokens; j++) {
                 int64_t s = 0;
                 for (uint32_t d = 0; d < h; d++)
-                    s += args->q[t * width + head * h + d] * args->k[j * width + head * h + d];
+                    s += args->q[t * args->q_columns + head * h + d] * args->k[j * args->k_columns + head * h + d];
                 a[j] = clamp(s >> args->score_shift, 32767);
             }
             int64_t z = reference_softmax(a, tokens, args->exp_multiplier);
@@ -184,16 +252,17 @@ void reference_attention(const tvit_attention_args *args) {
             for (uint32_t d = 0; d < h; d++) {
                 int64_t c = 0;
                 for (uint32_t j = 0; j < tokens; j++)
-                    c += a[j] * args->v[j * width + head * h + d];
+                    c += a[j] * args->v[j * args->v_columns + head * h + d];
                 int64_t o = ((c >> 4) * w + ((int64_t)1 << (args->out_shift - 1))) >> args->out_shift;
                 wide[head * h + d] = (int16_t)clamp(o, limit);
             }
         }
         if (args->per_token)
-            args->output_multipliers[t] = reference_token_quantize(args->output + t * width, wide, width);
+            args->output_multipliers[t] =
+                reference_token_quantize(args->output + t * args->output_columns, wide, width);
         else
             for (uint32_t i = 0; i < width; i++)
-                args->output[t * width + i] = (int8_t)wide[i];
+                args->output[t * args->output_columns + i] = (int8_t)wide[i];
     }
     free(a);
     free(wide);

@@ -6,133 +6,81 @@
 #include "../runtime/internal.h"
 #include "check.h"
 #include "draw.h"
-#include "reference.h"
+#include "model_reference.h"
+#include "piece_model.h"
 #include "small_model.h"
 
 #define ALL 0xffffffffu
 
-typedef struct {
-    small_model file;
-    tvit_model model;
-    tvit_context context;
-    uint8_t *arena;
-} running;
-
-static void begin(running *r, const small_model *file) {
-    r->file = *file;
-    void *arena = NULL;
-    tvit_error error;
-    if (tvit_load(&r->model, r->file.file, r->file.bytes, &error)) abort();
-    if (posix_memalign(&arena, 16, r->model.plan->arena_bytes)) abort();
-    memset(arena, 0x33, r->model.plan->arena_bytes);
-    r->arena = arena;
-    if (tvit_init(&r->context, &r->model, arena, r->model.plan->arena_bytes)) abort();
-}
-
-static void start(running *r, int per_token, uint32_t codec) {
+static void start(running_model *r, int per_token, uint32_t codec) {
     small_model file = small_model_make(per_token, codec);
-    begin(r, &file);
-}
-
-// The same model, planned so that every tensor has bytes of its own.
-static void start_unshared(running *r, const running *original) {
-    small_model file = small_model_copy(&original->file);
-    uint32_t at = 0;
-    for (uint32_t t = 0; t < TENSORS; t++) {
-        file.offsets[t] = at;
-        at += (uint32_t)(tvit_tensor_bytes(&file.tensors[t]) + 15) & ~15u;
-    }
-    file.plan->scratch_offset = at;
-    file.plan->arena_bytes = at + file.plan->scratch_bytes;
-    small_model_seal(&file);
-    begin(r, &file);
-}
-
-static void stop(running *r) {
-    free(r->arena);
-    small_model_free(&r->file);
-}
-
-static void draw_image(running *r) {
-    uint8_t *image = tvit_tensor_data(&r->context, IMAGE);
-    for (uint32_t i = 0; i < 8; i++)
-        image[i] = (uint8_t)draw();
-}
-
-// The trits of a matrix, by the kernel that test_kernels.c compares with the encoder.
-static int8_t *decode(const tvit_ternary_matrix *m) {
-    int8_t *trits = malloc((size_t)m->n * m->k);
-    int32_t(*pairs)[4] = malloc(16 * m->k), sums[8];
-    for (uint32_t o = 0; o < m->n; o++) {
-        uint32_t count = m->n - o / 8 * 8 < 8 ? m->n - o / 8 * 8 : 8;
-        tvit_trits_decode_portable(m, o / 8 * 8, count, pairs, sums);
-        for (uint32_t i = 0; i < m->k; i++) {
-            int32_t pair = pairs[i][o % 8 / 2];
-            trits[o * m->k + i] = (int8_t)(o & 1 ? (pair + 0x8000) >> 16 : (int16_t)pair);
-        }
-    }
-    free(pairs);
-    return trits;
-}
-
-static void run_reference(running *r, uint32_t index) {
-    tvit_operator_args args;
-    int8_t *trits;
-    tvit_bind_operator(&r->model, index, r->arena, &args);
-    switch (r->model.operators[index].kind) {
-    case TVIT_OP_PATCH_EMBED:
-        trits = decode(&args.patch_embed.weights);
-        reference_patch_embed(&args.patch_embed, trits);
-        free(trits);
-        break;
-    case TVIT_OP_LINEAR:
-        trits = decode(&args.linear.weights);
-        reference_linear(&args.linear, trits);
-        free(trits);
-        break;
-    case TVIT_OP_LAYERNORM:
-        reference_layernorm(&args.layernorm);
-        break;
-    case TVIT_OP_ATTENTION:
-        reference_attention(&args.attention);
-        break;
-    default:
-        reference_mean_pool(&args.mean_pool);
-        break;
-    }
+    running_start(r, &file, 0x33);
 }
 
 static int compare_operator(void *user, const tvit_context *context, uint32_t index) {
-    running *expected = user;
-    uint32_t t = context->model->operators[index].output;
-    const tvit_tensor *tensor = &context->model->tensors[t];
-    run_reference(expected, index);
-    size_t values = (size_t)tensor->rows * tensor->columns * (tensor->dtype == TVIT_I16 ? 2 : 1);
-    CHECK(memcmp(tvit_tensor_data(context, t), tvit_tensor_data(&expected->context, t), values) == 0, "operator %u",
-          index);
-    const uint16_t *m = tvit_tensor_multipliers(context, t);
-    CHECK((m != NULL) == (tensor->flags != 0), "multipliers of tensor %u", t);
-    if (m)
-        CHECK(memcmp(m, tvit_tensor_multipliers(&expected->context, t), 2 * tensor->rows) == 0,
-              "multipliers, operator %u", index);
+    running_reference_operator(user, index);
+    CHECK(running_differences(context, user, index) == 0, "operator %u", index);
     return 0;
 }
 
+static void compare_model(running_model *r) {
+    running_model expected;
+    running_start_unshared(&expected, r);
+    running_draw_image(r);
+    running_copy_image(&expected, r);
+    CHECK(tvit_run(&r->context, ALL, compare_operator, &expected) == TVIT_OK, "run");
+    running_stop(&expected);
+}
+
 static void test_every_operator_of_a_model_equals_the_contract(void) {
-    for (int round = 0; round < 40; round++) {
-        running r, expected;
-        start(&r, round & 1, round >> 1 & 1);
-        start_unshared(&expected, &r);
-        draw_image(&r);
-        memcpy(tvit_tensor_data(&expected.context, IMAGE), tvit_tensor_data(&r.context, IMAGE), 8);
-        CHECK(tvit_run(&r.context, ALL, compare_operator, &expected) == TVIT_OK, "run");
-        stop(&r);
-        stop(&expected);
+    for (int round = 0; round < 42; round++) {
+        running_model r;
+        start(&r, round & 1, (uint32_t)round / 2 % 3);
+        compare_model(&r);
+        running_stop(&r);
+    }
+}
+
+static void test_every_operator_of_a_model_in_pieces_equals_the_contract(void) {
+    for (int round = 0; round < 12; round++) {
+        small_model file = piece_model_make(round & 1, (uint32_t)round / 2 % 3);
+        running_model r;
+        running_start(&r, &file, round * 20);
+        compare_model(&r);
+        running_stop(&r);
+    }
+}
+
+// The logits of a model that lies in an arena of `fill`.
+static void run_piece_model(int in_pieces, uint32_t codec, int fill, const uint8_t image[PIECE_PIXELS],
+                            int16_t logits[PIECE_CLASSES]) {
+    small_model file = piece_model_make(in_pieces, codec);
+    running_model r;
+    running_start(&r, &file, fill);
+    memcpy(tvit_tensor_data(&r.context, P_IMAGE), image, PIECE_PIXELS);
+    CHECK(tvit_run(&r.context, ALL, NULL, NULL) == TVIT_OK, "run");
+    memcpy(logits, tvit_tensor_data(&r.context, P_LOGITS), PIECE_CLASSES * sizeof *logits);
+    running_stop(&r);
+}
+
+static void test_a_model_in_pieces_gives_the_logits_of_the_whole_one(void) {
+    for (int round = 0; round < 20; round++) {
+        uint8_t image[PIECE_PIXELS];
+        int16_t whole[PIECE_CLASSES], pieces[PIECE_CLASSES];
+        for (uint32_t i = 0; i < PIECE_PIXELS; i++)
+            image[i] = (uint8_t)draw();
+        run_piece_model(0, (uint32_t)round % 3, 0x33, image, whole);
+        run_piece_model(1, (uint32_t)(round + 1) % 3, draw() & 255, image, pieces);
+        CHECK(memcmp(whole, pieces, sizeof whole) == 0, "round %d: %d and %d", round, whole[0], pieces[0]);
+        int different = 0;
+        for (uint32_t i = 1; i < PIECE_CLASSES; i++)
+            different |= whole[i] != whole[0];
+        CHECK(different, "round %d: all logits are %d", round, whole[0]);
     }
 }
 
 static void test_first_row_selects_the_rows_of_the_input(void) {
-    running r;
+    running_model r;
     start(&r, 1, TVIT_CODEC_BASE3);
     tvit_operator *ops = r.file.operators;
     ops[NORM].param.layernorm.first_row = ops[HEAD].param.linear.first_row = ops[POOL].param.mean_pool.first_row = 2;
@@ -140,18 +88,18 @@ static void test_first_row_selects_the_rows_of_the_input(void) {
     ops[HEAD].input[0] = X;
     tvit_operator_args args;
     const int16_t *stream = tvit_tensor_data(&r.context, STREAM);
-    tvit_bind_operator(&r.model, NORM, r.arena, &args);
+    tvit_bind_operator(&r.model, NORM, TVIT_LAYOUT_ROWS, r.arena, &args);
     CHECK(args.layernorm.input == stream + 2 * SMALL_DIM, "LayerNorm");
-    tvit_bind_operator(&r.model, POOL, r.arena, &args);
+    tvit_bind_operator(&r.model, POOL, TVIT_LAYOUT_ROWS, r.arena, &args);
     CHECK(args.mean_pool.input == stream + 2 * SMALL_DIM, "mean pooling");
-    tvit_bind_operator(&r.model, HEAD, r.arena, &args);
+    tvit_bind_operator(&r.model, HEAD, TVIT_LAYOUT_ROWS, r.arena, &args);
     CHECK(args.linear.input == (int8_t *)tvit_tensor_data(&r.context, X) + 2 * SMALL_DIM, "linear");
     CHECK(args.linear.input_multipliers == tvit_tensor_multipliers(&r.context, X) + 2, "its multipliers");
-    stop(&r);
+    running_stop(&r);
 }
 
 static void test_a_second_run_gives_the_same_logits(void) {
-    running r;
+    running_model r;
     start(&r, 0, TVIT_CODEC_BASE3);
     int16_t first[SMALL_CLASSES];
     for (int round = 0; round < 2; round++) {
@@ -161,7 +109,7 @@ static void test_a_second_run_gives_the_same_logits(void) {
         if (round == 0) memcpy(first, logits, sizeof first);
         CHECK(memcmp(first, logits, sizeof first) == 0, "round %d", round);
     }
-    stop(&r);
+    running_stop(&r);
 }
 
 static int stop_at(void *user, const tvit_context *context, uint32_t index) {
@@ -172,22 +120,22 @@ static int stop_at(void *user, const tvit_context *context, uint32_t index) {
 }
 
 static void test_a_run_stops_where_it_is_told(void) {
-    running r;
+    running_model r;
     start(&r, 0, TVIT_CODEC_2BIT);
     uint32_t seen[2] = {Q, ALL};
-    draw_image(&r);
+    running_draw_image(&r);
     CHECK(tvit_run(&r.context, ALL, stop_at, seen) == TVIT_STOPPED && seen[1] == Q, "the observer: %u", seen[1]);
     seen[0] = ALL;
     CHECK(tvit_run(&r.context, NORM1, stop_at, seen) == TVIT_OK && seen[1] == NORM1, "the last operator: %u", seen[1]);
     CHECK(tvit_run(&r.context, 0, stop_at, seen) == TVIT_OK && seen[1] == 0, "the first operator: %u", seen[1]);
     CHECK(tvit_run(&r.context, OPERATORS, stop_at, seen) == TVIT_BAD_ARGUMENT, "an operator that does not exist");
-    stop(&r);
+    running_stop(&r);
 }
 
 static void test_an_unfit_arena_is_refused(void) {
-    running r;
+    running_model r;
     start(&r, 0, TVIT_CODEC_BASE3);
-    size_t bytes = r.model.plan->arena_bytes;
+    size_t bytes = tvit_arena_bytes(&r.model);
     CHECK(tvit_init(&r.context, &r.model, r.arena, bytes - 1) == TVIT_ARENA_TOO_SMALL, "one byte short");
     CHECK(tvit_init(&r.context, &r.model, r.arena + 8, bytes) == TVIT_MISALIGNED, "misaligned");
     CHECK(tvit_init(&r.context, &r.model, NULL, bytes) == TVIT_BAD_ARGUMENT, "no arena");
@@ -195,29 +143,178 @@ static void test_an_unfit_arena_is_refused(void) {
     CHECK(tvit_tensor_data(&r.context, TENSORS) == NULL, "a tensor that does not exist");
     CHECK(tvit_tensor_multipliers(&r.context, TENSORS) == NULL, "its multipliers");
     CHECK(tvit_operator_scratch_bytes(&r.model, OPERATORS) == 0, "an operator that does not exist");
-    stop(&r);
+    running_stop(&r);
 }
 
 static void test_the_plan_reuses_the_memory_of_the_image_and_of_dead_activations(void) {
-    running r;
-    start(&r, 0, TVIT_CODEC_BASE3);
+    running_model r;
+    start(&r, 1, TVIT_CODEC_BASE3);
     const uint32_t *at = r.model.tensor_offsets;
-    uint32_t total = r.model.plan->scratch_bytes;
+    uint32_t total = 0;
     int reused = 0;
     for (uint32_t t = 0; t < TENSORS; t++) {
-        total += (uint32_t)(tvit_tensor_bytes(&r.model.tensors[t]) + 15) & ~15u;
-        reused |= t != IMAGE && at[t] == at[IMAGE];
+        total += (uint32_t)(tvit_tensor_bytes(&r.model, t) + 15) & ~15u;
+        reused |= t != IMAGE && at[t] < at[IMAGE] + 8 && at[IMAGE] < at[t] + tvit_tensor_bytes(&r.model, t);
+    }
+    for (uint32_t i = 0; i < OPERATORS; i++) {
+        const tvit_plan_scratch *s = &r.model.scratches[i];
+        reused |= s->offset < at[IMAGE] + 8 && at[IMAGE] < s->offset + s->bytes;
     }
     CHECK(reused, "nothing lies where the image was");
     CHECK(r.model.plan->arena_bytes < total, "%u of %u", r.model.plan->arena_bytes, total);
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < OPERATORS; i++) {
-        uint32_t bytes = (uint32_t)tvit_operator_scratch_bytes(&r.model, i);
-        if (bytes > most) most = bytes;
+    running_stop(&r);
+}
+
+// Bytes alive at one operator, of the tensors and of its scratch.
+static uint32_t load_at(const tvit_model *model, uint32_t index) {
+    uint32_t bytes = (uint32_t)(tvit_planned_scratch_bytes(model, index) + 15) & ~15u;
+    for (uint32_t t = 0; t < model->tensor_count; t++) {
+        uint32_t first = t == 0 ? 0 : ALL, last = 0;
+        for (uint32_t i = 0; i < model->operator_count; i++) {
+            const tvit_operator *op = &model->operators[i];
+            if (op->input[0] != t && op->input[1] != t && op->input[2] != t && op->output != t) continue;
+            if (first == ALL) first = i;
+            last = i;
+        }
+        if (t == model->info->logits) last = model->operator_count;
+        if (first <= index && index <= last) bytes += (uint32_t)(tvit_tensor_bytes(model, t) + 15) & ~15u;
     }
-    CHECK(r.model.plan->scratch_bytes == ((most + 15) & ~15u), "scratch %u, kernels %u", r.model.plan->scratch_bytes,
-          most);
-    stop(&r);
+    return bytes;
+}
+
+static void test_the_plan_is_as_small_as_the_fullest_operator_needs(void) {
+    for (int which = 0; which < 4; which++) {
+        small_model file = which < 2 ? small_model_make(which, 0) : piece_model_make(which & 1, 0);
+        running_model r;
+        running_start(&r, &file, 0);
+        uint32_t most = 0, scratch = 0;
+        for (uint32_t i = 0; i < r.model.operator_count; i++) {
+            uint32_t load = load_at(&r.model, i), bytes = (uint32_t)tvit_planned_scratch_bytes(&r.model, i);
+            if (load > most) most = load;
+            if (bytes > scratch) scratch = bytes;
+            CHECK(r.model.scratches[i].bytes == ((bytes + 15) & ~15u), "operator %u: %u", i, bytes);
+        }
+        CHECK(r.model.plan->arena_bytes == most, "model %d: %u, %u alive", which, r.model.plan->arena_bytes, most);
+        CHECK(r.model.plan->scratch_bytes == ((scratch + 15) & ~15u), "scratch %u", r.model.plan->scratch_bytes);
+        running_stop(&r);
+    }
+}
+
+// A model whose plan is made by hand: the tensors one behind the other, no scratch planned.
+static small_model without_scratch(void) {
+    small_model m = piece_model_make(1, TVIT_CODEC_GAPS);
+    tvit_model model;
+    uint32_t at = 0;
+    if (tvit_load(&model, m.file, m.bytes, NULL)) abort();
+    for (uint32_t t = 0; t < P_TENSORS; t++) {
+        m.offsets[t] = at;
+        at += (uint32_t)(tvit_tensor_bytes(&model, t) + 15) & ~15u;
+    }
+    memset(m.scratches, 0, P_OPERATORS * sizeof *m.scratches);
+    *m.plan = (tvit_plan_record){.arena_bytes = at, .scratch_bytes = 0};
+    return m;
+}
+
+static void test_scratch_that_was_not_planned_lies_behind_the_arena(void) {
+    uint8_t image[PIECE_PIXELS];
+    int16_t expected[PIECE_CLASSES];
+    for (uint32_t i = 0; i < PIECE_PIXELS; i++)
+        image[i] = (uint8_t)draw();
+    run_piece_model(0, TVIT_CODEC_2BIT, 0x33, image, expected);
+    for (int planned = 0; planned < 2; planned++) {
+        small_model m = without_scratch();
+        tvit_model model;
+        if (planned) { // for one operator
+            m.scratches[P_ATTN0] = (tvit_plan_scratch){m.plan->arena_bytes, 16384};
+            *m.plan = (tvit_plan_record){.arena_bytes = m.plan->arena_bytes + 16384, .scratch_bytes = 16384};
+        }
+        small_model_seal(&m);
+        CHECK(tvit_load(&model, m.file, m.bytes, NULL) == TVIT_OK, "planned %d", planned);
+        size_t most = 0;
+        for (uint32_t i = 0; i < P_OPERATORS; i++) {
+            size_t bytes = (tvit_operator_scratch_bytes(&model, i) + 15) & ~(size_t)15;
+            if (bytes > most && !(planned && i == P_ATTN0)) most = bytes;
+        }
+        CHECK(most > 0 && tvit_arena_bytes(&model) == model.plan->arena_bytes + most, "planned %d: %zu", planned,
+              tvit_arena_bytes(&model));
+        running_model r;
+        running_start(&r, &m, 0x55);
+        CHECK(tvit_init(&r.context, &r.model, r.arena, tvit_arena_bytes(&model) - 1) == TVIT_ARENA_TOO_SMALL, "less");
+        CHECK(tvit_init(&r.context, &r.model, r.arena, tvit_arena_bytes(&model)) == TVIT_OK, "enough");
+        memcpy(tvit_tensor_data(&r.context, P_IMAGE), image, PIECE_PIXELS);
+        CHECK(tvit_run(&r.context, ALL, NULL, NULL) == TVIT_OK, "run");
+        CHECK(memcmp(tvit_tensor_data(&r.context, P_LOGITS), expected, sizeof expected) == 0, "planned %d", planned);
+        running_stop(&r);
+    }
+}
+
+static void test_the_image_may_lie_in_the_stream_behind_its_lead(void) {
+    uint8_t image[PIECE_PIXELS];
+    int16_t expected[PIECE_CLASSES];
+    for (uint32_t i = 0; i < PIECE_PIXELS; i++)
+        image[i] = (uint8_t)draw();
+    run_piece_model(0, TVIT_CODEC_2BIT, 0x33, image, expected);
+    small_model m = without_scratch();
+    tvit_model model;
+    tvit_error error;
+    small_model_seal(&m);
+    CHECK(tvit_load(&model, m.file, m.bytes, NULL) == TVIT_OK, "apart");
+    // Two blocks of 192 bytes. When the first is gathered, 15 patches: three lines of four, of 16 bytes each. Then all.
+    uint32_t lead = tvit_image_lead(&model);
+    CHECK(lead == 320, "lead %u", lead); // 2 * 192 - 64, more than 192 - 48
+    m.offsets[P_IMAGE] = m.offsets[P_STREAM] + lead - 16;
+    small_model_seal(&m);
+    CHECK(tvit_load(&model, m.file, m.bytes, &error) == TVIT_BAD_PLAN && error.index == P_STREAM, "16 bytes too low");
+    m.offsets[P_IMAGE] += 16;
+    small_model_seal(&m);
+    CHECK(tvit_load(&model, m.file, m.bytes, NULL) == TVIT_OK, "at the lead");
+    running_model r;
+    running_start(&r, &m, 0x55);
+    memcpy(tvit_tensor_data(&r.context, P_IMAGE), image, PIECE_PIXELS);
+    CHECK(tvit_run(&r.context, ALL, NULL, NULL) == TVIT_OK, "run");
+    CHECK(memcmp(tvit_tensor_data(&r.context, P_LOGITS), expected, sizeof expected) == 0, "the copy of the image");
+    running_stop(&r);
+}
+
+// The planner puts a large image into a larger stream.
+static void test_the_plan_lets_image_and_stream_overlap(void) {
+    running_model r;
+    small_model m = piece_model_make(0, TVIT_CODEC_2BIT);
+    running_start(&r, &m, 0);
+    tvit_operator *ops = r.file.operators;
+    tvit_plan_result result;
+    uint32_t offsets[P_TENSORS];
+    tvit_plan_scratch scratches[OPERATORS];
+    // Only the records count: an image of 64 channels, one embedding and the head.
+    r.file.info->image_channels = 64;
+    r.file.tensors[P_IMAGE].columns *= 64;
+    ops[1] = ops[HEAD];
+    r.model.operator_count = 2;
+    CHECK(tvit_plan(&r.model, &result, offsets, scratches) == TVIT_OK, "plan");
+    uint32_t stream = offsets[P_STREAM], image = offsets[P_IMAGE], lead = tvit_image_lead(&r.model);
+    uint32_t stream_bytes = (uint32_t)tvit_tensor_bytes(&r.model, P_STREAM);
+    CHECK(lead < stream_bytes && image >= stream + lead && image < stream + stream_bytes, "image %u, stream %u + %u",
+          image, stream, lead);
+    running_stop(&r);
+}
+
+static void test_tensors_are_read_as_rows_from_any_byte(void) {
+    running_model r;
+    start(&r, 0, TVIT_CODEC_2BIT);
+    uint8_t *stream = tvit_tensor_data(&r.context, STREAM), out[2 * SMALL_TOKENS * SMALL_DIM + 1];
+    uint32_t all = tvit_tensor_value_bytes(&r.model.tensors[STREAM]);
+    CHECK(all == 2 * SMALL_TOKENS * SMALL_DIM, "%u bytes", all);
+    for (uint32_t i = 0; i < all; i++)
+        stream[i] = (uint8_t)i;
+    for (uint32_t from = 0; from < all; from++)
+        for (uint32_t bytes = 0; bytes <= all - from; bytes++) {
+            memset(out, 0xee, sizeof out);
+            tvit_read_tensor(&r.context, STREAM, from, bytes, out);
+            for (uint32_t i = 0; i < bytes; i++)
+                CHECK(out[i] == from + i, "byte %u", from + i);
+            CHECK(out[bytes] == 0xee, "behind %u", bytes);
+        }
+    running_stop(&r);
 }
 
 static void test_every_status_has_a_text_of_its_own(void) {
@@ -230,11 +327,18 @@ static void test_every_status_has_a_text_of_its_own(void) {
 
 int main(void) {
     RUN(test_every_operator_of_a_model_equals_the_contract);
+    RUN(test_every_operator_of_a_model_in_pieces_equals_the_contract);
+    RUN(test_a_model_in_pieces_gives_the_logits_of_the_whole_one);
     RUN(test_first_row_selects_the_rows_of_the_input);
     RUN(test_a_second_run_gives_the_same_logits);
     RUN(test_a_run_stops_where_it_is_told);
     RUN(test_an_unfit_arena_is_refused);
     RUN(test_the_plan_reuses_the_memory_of_the_image_and_of_dead_activations);
+    RUN(test_the_plan_is_as_small_as_the_fullest_operator_needs);
+    RUN(test_scratch_that_was_not_planned_lies_behind_the_arena);
+    RUN(test_the_image_may_lie_in_the_stream_behind_its_lead);
+    RUN(test_the_plan_lets_image_and_stream_overlap);
+    RUN(test_tensors_are_read_as_rows_from_any_byte);
     RUN(test_every_status_has_a_text_of_its_own);
     return check_result();
 }

@@ -42,14 +42,16 @@ typedef struct {
 
 // Trits, and channels that use the lane's whole range: gain * xmax * nnz + |bias| just below 2^19.
 static drawn_matrix draw_matrix(uint32_t n, uint32_t k, int32_t xmax) {
-    drawn_matrix m = {.matrix = {.n = n, .k = k, .codec = draw() % 2}};
+    drawn_matrix m = {.matrix = {.n = n, .k = k, .codec = draw() % 3}};
     uint32_t *channels = room(4 * n);
     int extreme = draw() % 4 == 0; // all trits +1 or -1
+    int32_t sparse = draw() % 4 == 0 ? 30 : 1;
     m.trits = room((size_t)n * k);
     for (uint32_t o = 0; o < n; o++) {
         int32_t nnz = 0, sign = draw() % 2 ? 1 : -1;
         for (uint32_t i = 0; i < k; i++) {
-            int32_t trit = extreme ? sign : draw_between(-1, 1);
+            int32_t trit = extreme ? sign : draw_between(-sparse, sparse);
+            trit = trit > 1 || trit < -1 ? 0 : trit; // sparse rows of gaps have bridges
             m.trits[o * k + i] = (int8_t)trit;
             nnz += trit != 0;
         }
@@ -58,8 +60,11 @@ static drawn_matrix draw_matrix(uint32_t n, uint32_t k, int32_t xmax) {
         int32_t bias = draw_between(-room_left, room_left), shift = draw_between(0, 14);
         channels[o] = (uint32_t)bias << 12 | (uint32_t)gain << 5 | (uint32_t)shift;
     }
-    uint8_t *bytes = room(tvit_matrix_bytes(m.matrix.codec, n, k));
-    reference_encode(m.matrix.codec, n, k, m.trits, bytes);
+    uint8_t *encoded = room(reference_matrix_room(n, k));
+    uint32_t size = reference_encode(m.matrix.codec, n, k, m.trits, encoded);
+    uint8_t *bytes = room(size);
+    memcpy(bytes, encoded, size);
+    free(encoded);
     m.matrix.trits = bytes;
     m.matrix.channels = channels;
     return m;
@@ -119,23 +124,25 @@ static void test_linear_equals_the_contract(void) {
         drawn_matrix m = draw_matrix(n, k, 127);
         tvit_linear_args args = {.weights = m.matrix, .rows = rows, .kind = draw() % 5, .limit = draw_between(1, 127)};
         int wide = args.kind >= TVIT_LINEAR_I16_SET;
-        size_t bytes = (size_t)rows * n * (wide ? 2 : 1);
+        uint32_t column = (uint32_t)draw_between(0, 5), element = wide ? 2 : 1; // of a wider tensor
+        args.output_columns = n + column + (uint32_t)draw_between(0, 5);
+        size_t values = (size_t)rows * args.output_columns, bytes = values * element;
         int8_t *input = draw_i8((size_t)rows * k), *table = draw_i8(256);
         int16_t *wide_table = draw_i16(256, 32767);
         uint16_t *in = room(2 * rows), *out[2] = {room(2 * rows), room(2 * rows)};
         if (round % 8 == 1) memset(input, draw() % 2 ? 127 : -127, (size_t)rows * k);
         for (uint32_t i = 0; i < rows; i++)
             in[i] = (uint16_t)draw_between(1, 32767);
-        void *results[2] = {wide ? (void *)draw_i16((size_t)rows * n, 32767) : room(bytes), room(bytes)};
+        uint8_t *results[2] = {wide ? (void *)draw_i16(values, 32767) : room(bytes), room(bytes)};
         memcpy(results[1], results[0], bytes);
         args.input = input;
         args.input_multipliers = draw() % 2 ? in : NULL;
         args.table = args.kind == TVIT_LINEAR_TABLE ? (void *)table : (void *)wide_table;
 
-        args.output = results[0], args.output_multipliers = out[0];
+        args.output = results[0] + column * element, args.output_multipliers = out[0];
         void *scratch = room(tvit_linear_buffer_size_portable(&args));
         tvit_linear_portable(&args, scratch);
-        args.output = results[1], args.output_multipliers = out[1];
+        args.output = results[1] + column * element, args.output_multipliers = out[1];
         reference_linear(&args, m.trits);
         CHECK(memcmp(results[0], results[1], bytes) == 0, "n %u k %u rows %u kind %d", n, k, rows, (int)args.kind);
         CHECK(memcmp(out[0], out[1], 2 * rows) == 0, "multipliers");
@@ -273,14 +280,26 @@ static void test_attention_equals_the_contract(void) {
         uint32_t tokens = (uint32_t)draw_between(1, round % 16 ? 24 : 2048), heads = (uint32_t)draw_between(1, 3);
         uint32_t head_dim = (uint32_t)draw_between(1, round % 16 ? 20 : 3);
         if (round % 16 == 0) heads = 1;
-        size_t values = (size_t)tokens * heads * head_dim;
-        int8_t *q = draw_i8(values), *k = draw_i8(values), *v = draw_i8(values);
-        if (round % 5 == 1) memset(q, 127, values), memset(k, draw() % 2 ? 127 : -127, values);
-        if (round % 5 == 2) memset(v, -127, values);
+        // Columns of wider tensors; in every second round the output takes the place of the queries.
+        uint32_t width = heads * head_dim, column[4], columns[4];
+        size_t sizes[4];
+        for (int i = 0; i < 4; i++) {
+            column[i] = (uint32_t)draw_between(0, 3);
+            columns[i] = width + column[i] + (uint32_t)draw_between(0, 3);
+            if (i == 3 && round % 2) column[3] = column[0], columns[3] = columns[0];
+            sizes[i] = (size_t)tokens * columns[i];
+        }
+        int8_t *q = draw_i8(sizes[0]), *k = draw_i8(sizes[1]), *v = draw_i8(sizes[2]);
+        if (round % 5 == 1) memset(q, 127, sizes[0]), memset(k, draw() % 2 ? 127 : -127, sizes[1]);
+        if (round % 5 == 2) memset(v, -127, sizes[2]);
         tvit_attention_args args = {
-            .q = q,
-            .k = k,
-            .v = v,
+            .q = q + column[0],
+            .k = k + column[1],
+            .v = v + column[2],
+            .q_columns = columns[0],
+            .k_columns = columns[1],
+            .v_columns = columns[2],
+            .output_columns = columns[3],
             .tokens = tokens,
             .heads = heads,
             .head_dim = head_dim,
@@ -291,15 +310,17 @@ static void test_attention_equals_the_contract(void) {
             .per_token = draw() % 2,
         };
         if (args.out_multiplier >= 1u << 28) args.out_multiplier = (1u << 28) - 1;
-        int8_t *results[2] = {room(values), room(values)};
+        int8_t *results[2] = {room(sizes[3]), room(sizes[3])};
         uint16_t *out[2] = {room(2 * tokens), room(2 * tokens)};
+        if (round % 2) memcpy(results[0], q, sizes[0]), memcpy(results[1], q, sizes[0]);
         void *scratch = room(tvit_attention_buffer_size_portable(&args));
-        args.output = results[0], args.output_multipliers = args.per_token ? out[0] : NULL;
-        tvit_attention_portable(&args, scratch);
-        args.output = results[1], args.output_multipliers = args.per_token ? out[1] : NULL;
+        args.output = results[1] + column[3], args.output_multipliers = args.per_token ? out[1] : NULL;
         reference_attention(&args);
-        CHECK(memcmp(results[0], results[1], values) == 0, "round %d: %u tokens, %u heads of %u", round, tokens, heads,
-              head_dim);
+        args.output = results[0] + column[3], args.output_multipliers = args.per_token ? out[0] : NULL;
+        if (round % 2) args.q = args.output;
+        tvit_attention_portable(&args, scratch);
+        CHECK(memcmp(results[0], results[1], sizes[3]) == 0, "round %d: %u tokens, %u heads of %u", round, tokens,
+              heads, head_dim);
         CHECK(memcmp(out[0], out[1], 2 * tokens) == 0, "multipliers, round %d", round);
         free(scratch), free(results[0]), free(results[1]), free(out[0]), free(out[1]), free(q), free(k), free(v);
     }

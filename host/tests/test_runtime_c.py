@@ -10,38 +10,45 @@ from tvhil.runtime import device_dir, find_compiler, runtime_sources
 FLAGS = (
     "-std=c11 -D_POSIX_C_SOURCE=200809L -g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover"
 )
-SHARED = ("small_model.c", "reference.c")
+SHARED = ("model_builder.c", "small_model.c", "piece_model.c", "model_reference.c", "reference.c")
+# A build with a second kernel table, and that table made of portable kernels.
+TEAMS = ("-DTVIT_KERNELS_PIE", "-pthread")
 
 
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory):
+def compile_shared(folder, flags=()):
     """What all test programs share, compiled once."""
-    device, folder = device_dir(), tmp_path_factory.mktemp("objects")
+    device = device_dir()
     sources = [*runtime_sources(device), *(device / "tests" / name for name in SHARED)]
-    command = [find_compiler(), *FLAGS.split(), f"-I{device / 'include'}", "-c", *map(str, sources)]
+    command = [find_compiler(), *FLAGS.split(), *flags, f"-I{device / 'include'}", "-c", *map(str, sources)]
     subprocess.run(command, cwd=folder, check=True)
     return [str(path) for path in sorted(folder.glob("*.o"))]
 
 
-@pytest.mark.parametrize("name", ["test_kernels", "test_load", "test_execute"])
-def test_the_c_tests_pass_under_the_sanitizers(name, objects, tmp_path):
-    device, program = device_dir(), tmp_path / name
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    return compile_shared(tmp_path_factory.mktemp("objects"))
+
+
+def run_c_tests(name, others, folder):
+    """Build `device/tests/<name>.c` with other objects, sources and flags, and run it."""
+    device, program = device_dir(), folder / name
     source = device / "tests" / f"{name}.c"
-    command = [
-        find_compiler(),
-        *FLAGS.split(),
-        f"-I{device / 'include'}",
-        str(source),
-        *objects,
-        "-lm",
-        "-o",
-        str(program),
-    ]
-    subprocess.run(command, check=True)
+    command = [find_compiler(), *FLAGS.split(), f"-I{device / 'include'}", str(source), *others, "-lm"]
+    subprocess.run([*command, "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert len([line for line in lines if line.startswith("ok ")]) == source.read_text().count("RUN(")
+
+
+@pytest.mark.parametrize("name", ["test_kernels", "test_load", "test_execute", "test_gaps"])
+def test_the_c_tests_pass_under_the_sanitizers(name, objects, tmp_path):
+    run_c_tests(name, objects, tmp_path)
+
+
+def test_a_second_kernel_table_in_token_blocks_runs_on_one_core_and_on_two(tmp_path):
+    others = compile_shared(tmp_path, TEAMS)
+    run_c_tests("test_teams", [str(device_dir() / "tests" / "block_kernels.c"), *TEAMS, *others], tmp_path)
 
 
 @pytest.mark.parametrize("flags", ["-O2", "-O3", "-O2 -m32 -ffreestanding"])
