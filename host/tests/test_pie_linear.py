@@ -340,6 +340,19 @@ def test_rows_that_are_too_long_for_a_stream_are_multiplied(codec: Codec) -> Non
 
 
 @needs_compiler
+def test_tiles_of_gaps_become_streams_as_far_as_their_rows_fit() -> None:
+    rng = np.random.default_rng(9)
+    operators = []
+    for kind in KINDS.values():
+        linear = draw(rng, 20, 3072, 48, 0.4, kind=kind)
+        dense = rng.choice([-1, 1], size=3072).astype(np.int8)
+        trits, gain, bias = linear.trits.copy(), linear.gain.copy(), linear.bias.copy()
+        trits[20], gain[20], bias[20] = dense, 1, 0  # the second of three tiles has one row that is too long
+        operators.append(dataclasses.replace(linear, trits=trits, gain=gain, bias=bias))
+    simulate(operators)
+
+
+@needs_compiler
 def test_the_kernels_reach_the_rates_that_the_project_asks_for() -> None:
     """Simulated: 197 tokens, density 0.576, weights in flash through the cache, one core, everything included."""
     for k, at_least in ((192, 16.0), (384, 17.5)):

@@ -233,11 +233,12 @@ constants:
 
 /*
  * tvit_pie_records(records, channels, headers, count). The bias in eight lanes of 20 bits is a pattern of period 20:
- * word i holds its bits from 32 i on, that is from 0, 12, 4, 16 and 8 on. 29 slots a record.
+ * word i holds its bits from 32 i on, that is from 0, 12, 4, 16 and 8 on. 31 slots a record.
  */
     kernel_function tvit_pie_records
     kernel_enter
     .begin no-transform
+    movi a11, 0
     mov a10, a4
     bnez a4, .Lheaders
     mov a10, a3 /* anything readable */
@@ -251,6 +252,8 @@ constants:
     or a8, a8, a9
     s32i a8, a2, 0
     s32i a7, a2, 20
+    extui a7, a7, 0, 12
+    maxu a11, a11, a7
     srli a9, a8, 12
     ssai 12
     src a9, a9, a8
@@ -273,5 +276,6 @@ constants:
     addi a10, a10, 4
     addi a2, a2, 32
 .Lrecords:
+    mov a2, a11
     .end no-transform
     kernel_return

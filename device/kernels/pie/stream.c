@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of a ternary matrix over token blocks: as instruction streams where a row fits the workspace.
+// Tiles of a ternary matrix over token blocks: as instruction streams where the rows fit the workspace, else by
+// multiplication (lanes.c).
 #include "stream.h"
 #include "lanes.h"
 
@@ -102,11 +103,17 @@ static void build_trit_codes(tvit_pie_workspace *workspace, uint32_t codec) {
     workspace->trit_codes_of = codec + 1;
 }
 
+static void copy_head(uint8_t *buffer, const stream_kind *kind) {
+    const size_t bytes = (size_t)(kind->head_end - kind->head);
+    memcpy(buffer - bytes, kind->head, bytes);
+}
+
+// Gaps of any length: tiles with a row that does not fit go to lanes.c.
 static void rows_by_streams(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace) {
     const tvit_ternary_matrix *weights = args->weights;
     const stream_kind kind = kind_of(args);
     uint8_t *buffer = workspace->stream + TVIT_STREAM_HEAD_BYTES;
-    memcpy(buffer - (kind.head_end - kind.head), kind.head, (size_t)(kind.head_end - kind.head));
+    copy_head(buffer, &kind);
     tvit_stream_args stream = {
         .records = workspace->records,
         .buffer = buffer,
@@ -134,7 +141,15 @@ static void rows_by_streams(const tvit_rows_args *args, uint32_t first, uint32_t
             headers = (const uint32_t *)(const void *)bytes;
             bytes += rows * sizeof *headers;
         }
-        tvit_pie_records(workspace->records, weights->channels + channel, headers, rows);
+        const uint32_t longest = tvit_pie_records(workspace->records, weights->channels + channel, headers, rows);
+        if (headers && longest > TVIT_STREAM_INSTRUCTIONS) {
+            tvit_rows_args rest = *args;
+            rest.output = stream.output;
+            tvit_rows_by_lanes_pie(&rest, tile, tile + 1, workspace);
+            copy_head(buffer, &kind);
+            stream.output = (uint8_t *)stream.output + rows * stream.channel_step;
+            continue;
+        }
         stream.codes = bytes;
         stream.phase = 0;
         stream.rows = rows;
@@ -143,7 +158,8 @@ static void rows_by_streams(const tvit_rows_args *args, uint32_t first, uint32_t
 }
 
 void tvit_rows_pie(const tvit_rows_args *args, uint32_t first, uint32_t last, tvit_pie_workspace *workspace) {
-    if (args->weights->k <= TVIT_STREAM_MAX_K)
+    // the instructions of gaps are counted, of the other codecs there are as many as trits at most, and a few
+    if (args->weights->codec == TVIT_CODEC_GAPS || args->weights->k <= TVIT_STREAM_MAX_K)
         rows_by_streams(args, first, last, workspace);
     else
         tvit_rows_by_lanes_pie(args, first, last, workspace);

@@ -97,8 +97,11 @@ extern const uint8_t tvit_stream_head_i8[], tvit_stream_head_i8_127[], tvit_stre
 void tvit_stream_from_base3(void);
 void tvit_stream_from_2bit(void);
 
-/* Records of 1 ... 16 channels, from their words in the model file and, unless NULL, the headers of their streams. */
-void tvit_pie_records(tvit_pie_record *records, const uint32_t *channels, const uint32_t *headers, uint32_t count);
+/*
+ * Records of 1 ... 16 channels, from their words in the model file and, unless NULL, the headers of their streams.
+ * Returns the number of instructions of the longest (without headers it means nothing).
+ */
+uint32_t tvit_pie_records(tvit_pie_record *records, const uint32_t *channels, const uint32_t *headers, uint32_t count);
 
 #endif
 #endif

@@ -12,7 +12,7 @@
 
 #include "tvit/kernels.h"
 
-#define TVIT_STREAM_MAX_K 1600u     // longest row that becomes an instruction stream
+#define TVIT_STREAM_MAX_K 1600u // longest row of trits that becomes a stream; of gaps it is the instructions that count
 #define TVIT_STREAM_MAX_EXTRA 63u   // instructions that a row may have more than trits
 #define TVIT_STREAM_HEAD_BYTES 144u // in front of the first generated instruction
 #define TVIT_STREAM_INSTRUCTIONS (TVIT_STREAM_MAX_K + TVIT_STREAM_MAX_EXTRA + 1u)
