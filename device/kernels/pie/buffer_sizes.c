@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scratch of the PIE kernels, for TVIT_MAX_CORES parts. Part of every build: plans are made for these kernels.
+#include "attention_work.h"
 #include "layernorm_lanes.h"
 #include "pie_kernels.h"
 #include "workspace.h"
@@ -31,12 +32,21 @@ size_t tvit_linear_buffer_size_pie(const tvit_linear_args *args) {
     return 0;
 }
 
-// A part has the int16 scores of 16 queries, [tokens][16], and 1 KB besides; head dimensions that are no multiple of 16
-// need the keys of one head padded.
+// The scores of 16 queries, [rows][8] int16 of each half, between spare rows, and the queries. Where the second half's
+// scores and the queries lay come the sums [head_dim][16] int16 and what is read ahead of them.
+uint32_t tvit_attention_part_bytes_pie(uint32_t tokens, uint32_t head_dim) {
+    const uint32_t rows = ((tokens + 1) & ~1u) + TVIT_ATTENTION_SPARE_ROWS;
+    const uint32_t queries = (uint32_t)blocks_of_16(head_dim) + 2, sums = 2 * head_dim + 2;
+    const uint32_t behind = rows + queries > sums ? rows + queries : sums;
+    return WORK_BYTES + (TVIT_ATTENTION_SPARE_ROWS + rows + behind) * 16;
+}
+
+// Head dimensions that are no multiple of 16 need the keys of one head padded.
 size_t tvit_attention_buffer_size_pie(const tvit_attention_args *args) {
-    size_t tokens = blocks_of_16(args->tokens), padded_dim = blocks_of_16(args->head_dim);
-    size_t each = tokens * sizeof(int16_t[TVIT_BLOCK_TOKENS]) + 1024;
-    return TVIT_MAX_CORES * each + (padded_dim == args->head_dim ? 0 : tokens * padded_dim);
+    size_t padded_dim = blocks_of_16(args->head_dim);
+    size_t keys = padded_dim == args->head_dim ? 0 : blocks_of_16(args->tokens) * padded_dim;
+    return TVIT_ATTENTION_POWERS_BYTES + keys +
+           TVIT_MAX_CORES * (size_t)tvit_attention_part_bytes_pie(args->tokens, args->head_dim);
 }
 
 size_t tvit_mean_pool_buffer_size_pie(const tvit_mean_pool_args *args) {

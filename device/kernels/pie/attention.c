@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention (CONTRACT.md, section 6) on token blocks, sixteen queries of one head at a time, a lane a query:
+//
+//     keys     [head_dim][16] of a block to [16][head_dim], in place
+//     scores   QK^T, 16 MACs a slot          (attention_scores.S)
+//     softmax  and its constants             (softmax.S)
+//     values   PV, then the outputs          (attention_values.S)
+//
+// The parts of a team divide the blocks of all heads. A block's queries are copied before its outputs are written, and
+// nobody else reads them, so the output may lie over them.
+#include "attention_work.h"
+#include "pie_kernels.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define AT(offset, member)                                                                                             \
+    _Static_assert(offsetof(tvit_attention_work, member) == (offset), "attention_work.h: " #member)
+AT(WORK_EXP + WORK_EXP_HALF, exp[1]);
+AT(WORK_HIGHEST, exp[0].highest);
+AT(WORK_FRACTION_MASK, fraction_mask);
+AT(WORK_BYTES_80, bytes_80);
+AT(WORK_BYTES_01, bytes_01);
+AT(WORK_QACC, qacc);
+AT(WORK_R, r);
+AT(WORK_DELTA, delta);
+AT(WORK_W, w);
+AT(WORK_Z, z);
+AT(WORK_ROUNDING, rounding);
+AT(WORK_MINUS_127, minus_127);
+AT(WORK_LOWEST, lowest);
+AT(WORK_BOUND, bound);
+AT(WORK_PADDING, padding);
+AT(WORK_SCORES, scores);
+AT(WORK_ROWS, rows);
+AT(WORK_QUERIES, queries);
+AT(WORK_PADDED_DIM, padded_dim);
+AT(WORK_KEYS, keys);
+AT(WORK_KEY_STEP, key_step);
+AT(WORK_FULL_BLOCKS, full_blocks);
+AT(WORK_TAIL_KEYS, tail_keys);
+AT(WORK_SCORE_SHIFT, score_shift);
+AT(WORK_POWERS, powers);
+AT(WORK_TARGET, target);
+AT(WORK_NO_ROW, no_row);
+AT(WORK_OUT_MULTIPLIER, out_multiplier);
+AT(WORK_VALUES, values);
+AT(WORK_VALUE_STEP, value_step);
+AT(WORK_HEAD_DIM, head_dim);
+AT(WORK_SUMS, sums);
+AT(WORK_OUTPUT, output);
+AT(WORK_OUT_SHIFT, out_shift);
+AT(WORK_TOTALS, totals);
+AT(WORK_LOW, low);
+_Static_assert(sizeof(tvit_attention_work) == WORK_BYTES, "attention_work.h");
+_Static_assert(WORK_EXP_HALF == sizeof(tvit_lanes[7]), "attention_work.h");
+
+// The smallest exp_multiplier of which the exponential of the largest distance is 0: 32767 * 15361 >> 15 >= 15 * 1024.
+#define SMALLEST_MULTIPLIER 15361
+
+typedef struct {
+    const tvit_attention_args *args;
+    tvit_attention_work *work;
+    int8_t *padded_keys; // of one head, where head_dim is no multiple of 16; NULL otherwise
+    uint32_t blocks;
+} attention;
+
+static void fill(int16_t *lanes, int32_t value) {
+    for (uint32_t i = 0; i < 8; i++)
+        lanes[i] = (int16_t)value;
+}
+
+// QACC with one value in its lanes of 20 bits.
+static void fill_qacc(uint32_t *words, int32_t value) {
+    const uint32_t b = (uint32_t)value & 0xfffff;
+    for (uint32_t half = 0; half < 2; half++) {
+        words[4 * half] = b | b << 20;
+        words[4 * half + 1] = b >> 12 | b << 8 | b << 28;
+        words[4 * half + 2] = b >> 4 | b << 16;
+        words[4 * half + 3] = b >> 16 | b << 4 | b << 24;
+        words[8 + half] = b >> 8 | b << 12;
+    }
+}
+
+static void start(attention *a, const tvit_attention_args *args, uint8_t *scratch, const tvit_team *team) {
+    const uint32_t padded_dim = (args->head_dim + 15) & ~15u, rows = (args->tokens + 1) & ~1u;
+    const uint32_t blocks = (args->tokens + 15) / 16, spare = TVIT_ATTENTION_SPARE_ROWS;
+    uint16_t(*powers)[2] = (uint16_t(*)[2])scratch;
+    scratch += TVIT_ATTENTION_POWERS_BYTES;
+    a->args = args;
+    a->blocks = blocks;
+    a->padded_keys = NULL;
+    if (padded_dim != args->head_dim) {
+        a->padded_keys = (int8_t *)scratch;
+        scratch += blocks * 16 * padded_dim;
+    }
+    scratch += team->part * tvit_attention_part_bytes_pie(args->tokens, args->head_dim);
+    tvit_attention_work *w = a->work = (tvit_attention_work *)scratch;
+    w->scores[0] = (int16_t(*)[8])(scratch + sizeof *w) + spare;
+    w->scores[1] = w->scores[0] + rows + spare;
+    w->queries = (int8_t *)(w->scores[1] + rows + spare);
+    w->sums = w->scores[1][0];
+    for (uint32_t half = 0; half < 2; half++) {
+        fill(w->exp[half].minus_factor, -args->exp_multiplier);
+        fill(w->exp[half].c3, 3803);
+        fill(w->exp[half].c2, -11334);
+        fill(w->exp[half].c1, 16384);
+        fill(w->exp[half].c4, -661);
+        fill(w->exp[half].one, 1);
+    }
+    fill(w->fraction_mask, 0x7fe0);
+    memset(w->bytes_80, 0x80, sizeof w->bytes_80);
+    memset(w->bytes_01, 1, sizeof w->bytes_01);
+    memset(w->minus_127, -127, sizeof w->minus_127);
+    fill(w->lowest, -32767);
+    const uint32_t half = args->out_shift - 1, factor = half < 14 ? half : 14;
+    fill(w->rounding[0], 1 << factor);
+    fill(w->rounding[1], 1 << (half - factor));
+    w->out_shift = args->out_shift - 8;
+    w->out_multiplier = args->out_multiplier;
+    // |s|^2 <= squares of the query * 127^2 * head_dim < 2^38 puts scores into 20 bits, in any order of the sum.
+    const uint32_t bound = (uint32_t)((((uint64_t)1 << 38) - 1) / (127 * 127)) / args->head_dim;
+    fill_qacc(w->bound, -(int32_t)(bound < 1u << 19 ? bound + 1 : 1u << 19));
+    w->rows = rows;
+    w->head_dim = args->head_dim;
+    w->padded_dim = padded_dim;
+    w->full_blocks = blocks - 1;
+    w->tail_keys = args->tokens - 16 * (blocks - 1);
+    w->no_row = args->tokens & 1;
+    w->score_shift = args->score_shift;
+    w->powers = (const uint16_t(*)[2])powers;
+    w->target = (4128 - (args->tokens + 1) / 2) << 19;
+    w->key_step = a->padded_keys ? 0 : 16 * (args->k_columns - args->head_dim);
+    w->value_step = 16 * args->v_columns;
+    // Where the highest score is at least this, a score of -32768 instead of -32767 changes no exponential.
+    const int32_t m = args->exp_multiplier, zero_from = (15 * 1024 * 32768 + m - 1) / m;
+    fill(w->low, m < SMALLEST_MULTIPLIER ? 0 : zero_from - 32767);
+    if (team->part + 1 == team->parts) tvit_softmax_powers_pie(powers);
+}
+
+static int8_t *block_of(int8_t *tensor, uint32_t columns, uint32_t block, uint32_t column) {
+    return tensor + (size_t)(block * columns + column) * 16;
+}
+
+// The keys of one block of a head as rows.
+static void turn_keys(const attention *a, uint32_t head, uint32_t block) {
+    const tvit_attention_args *args = a->args;
+    int8_t *keys = block_of(args->k, args->k_columns, block, head * args->head_dim), *memory = a->work->queries;
+    const uint32_t bytes = args->head_dim * 16, padded_bytes = a->work->padded_dim * 16;
+    if (a->padded_keys) {
+        tvit_attention_copy_pie(keys, memory, args->head_dim);
+        memset(memory + bytes, 0, padded_bytes - bytes);
+        tvit_attention_transpose_pie(memory, a->padded_keys + block * padded_bytes, a->work->padded_dim);
+    } else {
+        tvit_attention_transpose_pie(keys, memory, args->head_dim);
+        tvit_attention_copy_pie(memory, keys, args->head_dim);
+    }
+}
+
+// The same as tvit_attention_scores_pie for scores of any size.
+static void wide_scores(tvit_attention_work *w) {
+    const int8_t *key = w->keys;
+    int16_t *row[2] = {w->scores[0][0], w->scores[1][0]};
+    int32_t step = 0;
+    memcpy(w->exp[0].highest, w->lowest, sizeof w->lowest);
+    memcpy(w->exp[1].highest, w->lowest, sizeof w->lowest);
+    for (uint32_t block = 0; block <= w->full_blocks; block++, key += w->key_step) {
+        uint32_t keys = 16;
+        if (block == w->full_blocks) {
+            keys = w->tail_keys;
+            key += (keys - 1) * w->padded_dim;
+            step = -2 * (int32_t)w->padded_dim;
+            for (uint32_t half = 0; half < 2 && w->no_row; half++, row[half - 1] += 8)
+                memcpy(row[half], w->lowest, sizeof w->lowest);
+        }
+        for (; keys; keys--, key += w->padded_dim + step)
+            for (uint32_t i = 0; i < 16; i++) {
+                int32_t s = 0;
+                for (uint32_t d = 0; d < w->padded_dim; d++)
+                    s += w->queries[16 * d + i] * key[d];
+                s >>= w->score_shift;
+                s = s > 32767 ? 32767 : s < -32767 ? -32767 : s;
+                *row[i / 8]++ = (int16_t)s;
+                int16_t *highest = &w->exp[i / 8].highest[i % 8];
+                if (s > *highest) *highest = (int16_t)s;
+            }
+    }
+}
+
+// Scores that are too low for the exponential to be 0: -32768 becomes -32767, distances end at 32767.
+static void clamp_scores(tvit_attention_work *w) {
+    for (uint32_t half = 0; half < 2; half++) {
+        tvit_lanes lowest __attribute__((aligned(16)));
+        for (uint32_t i = 0; i < 8; i++) {
+            const int32_t highest = w->exp[half].highest[i];
+            lowest[i] = (int16_t)((highest < 0 ? 0 : highest) - 32767);
+        }
+        tvit_softmax_clamp_pie(w->scores[half], w->rows, lowest);
+    }
+}
+
+// Outputs with fewer than eight bits below the point.
+static void shallow_outputs(const tvit_attention_work *w) {
+    const uint32_t shift = w->out_shift + 8;
+    const int32_t half = 1 << (shift - 1);
+    for (uint32_t d = 0; d < w->head_dim; d++)
+        for (uint32_t i = 0; i < 16; i++) {
+            const int32_t o = (w->sums[16 * d + i] * w->w[i / 8][i % 8] + half) >> shift;
+            w->output[16 * d + i] = (int8_t)(o > 127 ? 127 : o < -127 ? -127 : o);
+        }
+}
+
+static void attend(const attention *a, uint32_t head, uint32_t block) {
+    const tvit_attention_args *args = a->args;
+    tvit_attention_work *w = a->work;
+    const uint32_t column = head * args->head_dim;
+    const int8_t *q = block_of((int8_t *)args->q, args->q_columns, block, column);
+    w->keys = a->padded_keys ? a->padded_keys : block_of(args->k, args->k_columns, 0, column);
+    w->values = block_of((int8_t *)args->v, args->v_columns, 0, column);
+    w->output = block_of(args->output, args->output_columns, block, column);
+    const uint32_t lanes = block == w->full_blocks ? w->tail_keys : 16;
+    for (uint32_t i = 0; i < 16; i++)
+        w->padding[i] = i < lanes ? 0 : 0xff;
+    uint32_t low = 0;
+    if (tvit_attention_load_queries_pie(w, q))
+        wide_scores(w);
+    else
+        low = tvit_attention_scores_pie(w);
+    if (low || args->exp_multiplier < SMALLEST_MULTIPLIER) clamp_scores(w);
+    tvit_softmax_pie(w);
+    tvit_attention_values_pie(w);
+    if (args->out_shift >= 8)
+        tvit_attention_outputs_pie(w);
+    else
+        shallow_outputs(w);
+}
+
+static void wait_for_all(const tvit_team *team) {
+    if (team->parts > 1) team->barrier(team);
+}
+
+void tvit_attention_pie(const tvit_attention_args *args, void *scratch, const tvit_team *team) {
+    attention a;
+    start(&a, args, scratch, team);
+    if (a.padded_keys) {
+        for (uint32_t head = 0; head < args->heads; head++) {
+            if (head) wait_for_all(team); // for the keys of the head before
+            for (uint32_t block = team->part; block < a.blocks; block += team->parts)
+                turn_keys(&a, head, block);
+            wait_for_all(team);
+            for (uint32_t block = team->part; block < a.blocks; block += team->parts)
+                attend(&a, head, block);
+        }
+        return;
+    }
+    const uint32_t all = args->heads * a.blocks;
+    for (uint32_t i = team->part; i < all; i += team->parts)
+        turn_keys(&a, i / a.blocks, i % a.blocks);
+    wait_for_all(team);
+    for (uint32_t i = team->part; i < all; i += team->parts)
+        attend(&a, i / a.blocks, i % a.blocks);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the steps of attention on sixteen queries share (attention.c): constants, vectors with a lane a query, and
+ * where the memory of the step lies. Vectors come in pairs: queries 0 to 7, then 8 to 15.
+ */
+#ifndef TVIT_ATTENTION_WORK_H
+#define TVIT_ATTENTION_WORK_H
+
+/* Offsets for the assembly sources; attention.c asserts them. */
+#define WORK_EXP 0             /* [2][7][8] constants of the exponential in the order of their use */
+#define WORK_EXP_HALF 112      /* bytes of one half's */
+#define WORK_HIGHEST 0         /* in a half's: the highest score of each query */
+#define WORK_FRACTION_MASK 224 /* 0x7fe0 */
+#define WORK_BYTES_80 240      /* 0x80 in each byte */
+#define WORK_BYTES_01 256      /* 1 in each byte */
+#define WORK_QACC 272          /* 48 bytes for QACC */
+#define WORK_R 320             /* [2][8] */
+#define WORK_DELTA 352         /* [2][8] */
+#define WORK_W 384             /* [2][8] */
+#define WORK_Z 416             /* [2][8] */
+#define WORK_ROUNDING 448      /* [2][8]: two factors of 2^(out_shift-1) */
+#define WORK_MINUS_127 480     /* bytes */
+#define WORK_LOWEST 496        /* -32767 */
+#define WORK_BOUND 512         /* 48 bytes, QACC: minus the bound of a query's squares */
+#define WORK_PADDING 560       /* bytes: 0xff in the lanes behind the last token */
+#define WORK_SCORES 576        /* pointers to the scores of each half, [rows][8] */
+#define WORK_ROWS 584          /* tokens rounded up to even */
+#define WORK_QUERIES 588       /* pointer, [padded_dim + 2][16] */
+#define WORK_PADDED_DIM 592
+#define WORK_KEYS 596        /* pointer to the keys: blocks of [16][padded_dim] */
+#define WORK_KEY_STEP 600    /* bytes from the end of a block of keys to the next block */
+#define WORK_FULL_BLOCKS 604 /* blocks of 16 keys before the last */
+#define WORK_TAIL_KEYS 608   /* keys of the last block, 1 ... 16 */
+#define WORK_SCORE_SHIFT 612
+#define WORK_POWERS 616 /* pointer to [32][32] pairs of powers of two */
+#define WORK_TARGET 620 /* target << 19 */
+#define WORK_NO_ROW 624 /* 1 where the rows begin the last block with one of no key */
+#define WORK_OUT_MULTIPLIER 628
+#define WORK_VALUES 632     /* pointer to [head_dim][16] of the first block */
+#define WORK_VALUE_STEP 636 /* bytes from block to block */
+#define WORK_HEAD_DIM 640
+#define WORK_SUMS 644      /* pointer to [head_dim][16] int16 */
+#define WORK_OUTPUT 648    /* pointer to [head_dim][16] int8 */
+#define WORK_OUT_SHIFT 652 /* less 8 */
+#define WORK_TOTALS 656    /* [8] uint32, 32 bytes: sums of exponentials */
+#define WORK_LOW 688       /* below it a highest score needs care */
+#define WORK_BYTES 704
+
+#ifndef __ASSEMBLER__
+
+#include <stdint.h>
+
+typedef int16_t tvit_lanes[8];
+
+typedef struct {
+    struct {
+        tvit_lanes highest, minus_factor, c3, c2, c1, c4, one; // 3803, -11334, 16384, -661, 1
+    } exp[2];
+    tvit_lanes fraction_mask;
+    uint8_t bytes_80[16], bytes_01[16];
+    uint32_t qacc[12];
+    tvit_lanes r[2], delta[2], w[2], z[2], rounding[2];
+    int8_t minus_127[16];
+    tvit_lanes lowest;
+    uint32_t bound[12];
+    uint8_t padding[16];
+    int16_t (*scores[2])[8];
+    uint32_t rows;
+    int8_t *queries;
+    uint32_t padded_dim;
+    int8_t *keys;
+    uint32_t key_step, full_blocks, tail_keys, score_shift;
+    const uint16_t (*powers)[2];
+    uint32_t target, no_row, out_multiplier;
+    const int8_t *values;
+    uint32_t value_step, head_dim;
+    int16_t *sums;
+    int8_t *output;
+    uint32_t out_shift, totals[8];
+    tvit_lanes low;
+} __attribute__((aligned(16))) tvit_attention_work;
+
+// 2^(15-n) for two rows of scores at once, shared by the parts; a part's work, scores, queries and sums.
+#define TVIT_ATTENTION_POWERS_BYTES 4096u
+uint32_t tvit_attention_part_bytes_pie(uint32_t tokens, uint32_t head_dim); // buffer_sizes.c
+
+// Rows that a table is read or written beyond its ends, by loads and stores that are ahead or behind.
+#define TVIT_ATTENTION_SPARE_ROWS 2u
+
+// A block of keys [dims][16], dims a multiple of 16, to [16][dims].
+void tvit_attention_transpose_pie(const int8_t *block, int8_t *keys, uint32_t dims);
+
+// `vectors` of 16 bytes.
+void tvit_attention_copy_pie(const int8_t *from, int8_t *to, uint32_t vectors);
+
+// Queries [head_dim][16] from `block` to work->queries, 0 in the rows up to padded_dim, then rows 0 and 1 again. Not 0
+// if the sum of squares of any query is too large for scores in 20 bits.
+uint32_t tvit_attention_load_queries_pie(const tvit_attention_work *work, const int8_t *block);
+
+// Scores >> score_shift of all keys, in the order of the rows, saturated to -32768 ... 32767, and the highest. Not 0 if
+// one of the highest is below work->low.
+uint32_t tvit_attention_scores_pie(tvit_attention_work *work);
+
+// The table at work->powers: 2^(15-n) for n = 0 ... 15 and 0 above, of i % 32 and of i / 32.
+void tvit_softmax_powers_pie(uint16_t (*powers)[2]);
+
+// scores = max(scores, lowest)
+void tvit_softmax_clamp_pie(int16_t (*scores)[8], uint32_t rows, const int16_t *lowest);
+
+// Scores to e, the sums to r and delta; e + delta to p, [rows][16] bytes in place of the first half; z and w.
+void tvit_softmax_pie(tvit_attention_work *work);
+
+// p times values: int16 sums c >> 4, then the outputs.
+void tvit_attention_values_pie(tvit_attention_work *work);
+void tvit_attention_outputs_pie(const tvit_attention_work *work);
+
+#else
+
+/*
+ * Sixteen 20-bit lanes of QACC, shifted right by \shift and saturated to 16 bits, to \low (lanes 0 to 7) and \high. No
+ * instruction hands out 16 bits of a 20-bit lane. So: y = lane >> shift; h = y >> 8, saturated; back to y from memory;
+ * l = y - 256 h - 128, saturated; the result is the bytes l ^ 0x80 and h. Where y does not fit both parts saturate:
+ * 32767 or -32768. \first and \second are instructions for the slots in front of SRCMB, which would wait right after a
+ * MAC. 18 slots; a8 = 8, a9 = 0, a10 = WORK_QACC, q6 = 0x80, q7 = 1 in each byte.
+ */
+.macro lanes_to_i16 low, high, shift, first, second
+    \first ee.srcmb.s8.qacc \high, \shift, 0 ee.st.qacc_l.l .128.ip a10, 16 ee.st.qacc_h.l .128.ip a10,
+    16 ee.st.qacc_l.h .32.ip a10, 4 ee.st.qacc_h.h .32.ip a10, -36 ee.srcmb.s8.qacc \high, a8,
+    0 ee.ld.qacc_l.l .128.ip a10, 16 ee.ld.qacc_h.l .128.ip a10, 16 ee.ld.qacc_l.h .32.ip a10,
+    4 ee.ld.qacc_h.h .32.ip a10, -36 ee.vsmulas.s8.qacc \high, q6, 0 ee.vsmulas.s8.qacc \high, q6,
+    0 ee.vsmulas.s8.qacc q6, q7, 0
+    \second ee.srcmb.s8.qacc \low, a9, 0 ee.xorq \low, \low, q6 ee.vzip .8 \low, \high.endm
+
+#endif
+
+#endif

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Softmax of the scores of sixteen queries (CONTRACT.md, sections 6 and 7; attention_work.h). Lanes are queries, so that
+ * neither the sums nor the maximum cross lanes.
+ *
+ * Exponential, eight queries and two rows (keys) at a time, d = highest - a:
+ *
+ *     F = (d * factor >> 10) & 0x7fe0                           (t & 1023) << 5 without t
+ *     i = (d0 * factor >> 25) | (d1 * factor >> 20 & 0x7fe0)    n0 | n1 << 5, n = t >> 10
+ *     h = cubic in F; e = h * 2^(15-n) >> 15
+ *
+ * EE.VPRELU.S16 multiplies lanes that are not positive and shifts by a register, so with -d and -factor it is a product
+ * with a shift of its own, and SAR stays 15. No instruction shifts lanes by lanes: 2^(15-n) is looked up for both rows
+ * at once, by EE.LDXQ.32 in a table of pairs. The five constants that do not stay in registers, the next scores, and
+ * the results of the pair before are loaded and stored by the arithmetic: 36 slots for 16 exponentials.
+ */
+#include "assembler.h"
+#include "attention_work.h"
+
+    .text
+    .begin no-transform
+
+/*
+ * a4 constants behind highest and -factor, a5 scores, a6 the row pair before (stores), a7 table, a8 pairs, a9 = 25,
+ * a10 = 20, a11 = 10, q5 = 0x7fe0, SAR = 15. Leaves the sums in QACC, the last pair is stored.
+ */
+.macro exponentials
+    ee.zero.qacc
+    addi a12, a4, -32
+    ee.vld.128.ip q2, a12, 16 /* highest */
+    ee.vld.128.ip q3, a12, 64 /* -factor */
+    ee.vld.128.ip q4, a12, 0  /* -661 */
+    ee.vld.128.ip q6, a5, 16
+    ee.vld.128.ip q7, a5, 16
+    loop a8, .Lexponentials\@
+    ee.vsubs.s16.st.incp q0, a6, q0, q6, q2
+    ee.vsubs.s16.st.incp q1, a6, q1, q7, q2
+    ee.vprelu.s16 q6, q0, q3, a9
+    ee.vprelu.s16 q2, q1, q3, a10
+    ee.vprelu.s16 q0, q0, q3, a11
+    ee.andq q2, q2, q5
+    ee.vprelu.s16 q1, q1, q3, a11
+    ee.orq q6, q6, q2
+    ee.andq q0, q0, q5
+    ee.andq q1, q1, q5
+    ee.vmul.s16.ld.incp q7, a4, q2, q0, q4
+    ee.vmul.s16.ld.incp q4, a4, q3, q1, q4
+    ee.vadds.s16 q2, q2, q7
+    ee.vadds.s16.ld.incp q7, a4, q3, q3, q7
+    ee.vmul.s16 q2, q2, q0
+    ee.vmul.s16 q3, q3, q1
+    ee.vadds.s16 q2, q2, q4
+    ee.vadds.s16.ld.incp q4, a4, q3, q3, q4
+    ee.vmul.s16 q2, q2, q0
+    ee.vmul.s16 q3, q3, q1
+    ee.vadds.s16 q2, q2, q7
+    ee.vadds.s16.ld.incp q7, a4, q3, q3, q7
+    ee.ldxq.32 q0, q6, a7, 0, 0
+    ee.ldxq.32 q1, q6, a7, 0, 4
+    ee.ldxq.32 q0, q6, a7, 1, 1
+    ee.ldxq.32 q1, q6, a7, 1, 5
+    ee.ldxq.32 q0, q6, a7, 2, 2
+    ee.ldxq.32 q1, q6, a7, 2, 6
+    ee.ldxq.32 q0, q6, a7, 3, 3
+    ee.ldxq.32 q1, q6, a7, 3, 7
+    addi a4, a4, -112
+    ee.vunzip.16 q0, q1
+    ee.vmul.u16.ld.incp q2, a4, q0, q2, q0
+    ee.vmul.u16.ld.incp q3, a4, q1, q3, q1
+    ee.vmulas.s16.qacc.ld.ip q6, a5, 16, q0, q7
+    ee.vmulas.s16.qacc.ld.ip q7, a5, 16, q1, q7
+.Lexponentials\@:
+    ee.vst.128.ip q0, a6, 16
+    ee.vst.128.ip q1, a6, 16
+.endm
+
+/* Lanes 0 to 3 of a half of QACC as five words in \w0 ... \w4 to a14. */
+.macro store_totals
+    ssai 8
+    s32i a3, a14, 0
+    src a3, a5, a4
+    ssai 16
+    s32i a3, a14, 4
+    src a3, a6, a5
+    ssai 24
+    s32i a3, a14, 8
+    src a3, a7, a6
+    s32i a3, a14, 12
+.endm
+
+/* r and delta of eight queries from the sums in QACC; 2^18 / r fits 16 bits. Uses a3 ... a15. */
+.macro reciprocals half
+    addmi a14, a2, 256
+    addi a14, a14, WORK_QACC - 256
+    mov a13, a14
+    ee.st.qacc_l.l.128.ip a13, 16
+    ee.st.qacc_h.l.128.ip a13, 16
+    ee.st.qacc_l.h.32.ip a13, 4
+    ee.st.qacc_h.h.32.ip a13, 0
+    mov a13, a14
+    addmi a14, a2, 768
+    addi a14, a14, WORK_TOTALS - 768
+    l32i a3, a13, 0
+    l32i a4, a13, 4
+    l32i a5, a13, 8
+    l32i a6, a13, 12
+    l32i a7, a13, 32
+    store_totals
+    l32i a3, a13, 16
+    l32i a4, a13, 20
+    l32i a5, a13, 24
+    l32i a6, a13, 28
+    l32i a7, a13, 36
+    addi a14, a14, 16
+    store_totals
+    addi a14, a14, -16
+    l32i a15, a2, WORK_NO_ROW
+    l32i a12, a2, WORK_FULL_BLOCKS
+    slli a12, a12, 8
+    l32i a13, a2, WORK_SCORES + 4 * \half
+    add a12, a12, a13 /* the row of no key */
+    movi a8, 8
+    beqz a15, .Ldivide\@
+    loop a8, .Lsubtract\@
+    l16ui a3, a12, 0
+    l32i a4, a14, 0
+    addi a12, a12, 2
+    sub a4, a4, a3
+    s32i a4, a14, 0
+    addi a14, a14, 4
+.Lsubtract\@:
+    addi a14, a14, -32
+    addi a12, a12, -16
+.Ldivide\@:
+    addmi a13, a2, 256
+    addi a13, a13, WORK_R - 256 + 16 * \half
+    l32i a5, a2, WORK_TARGET
+    movi a6, 1
+    slli a6, a6, 18
+    movi a7, 255
+    slli a7, a7, 4
+    addi a7, a7, 4079 - 4080
+    loop a8, .Ldivided\@
+    l32i a3, a14, 0
+    addi a14, a14, 4
+    quou a3, a5, a3
+    minu a3, a3, a7
+    quou a4, a6, a3
+    s16i a3, a13, 0
+    s16i a4, a13, WORK_DELTA - WORK_R
+    addi a13, a13, 2
+.Ldivided\@:
+    beqz a15, .Lno_row\@
+    addi a13, a13, WORK_DELTA - WORK_R - 16
+    ee.vld.128.ip q0, a13, 0
+    ee.zero.q q1
+    ee.vsubs.s16 q0, q1, q0
+    ee.vst.128.ip q0, a12, 0 /* so that its p is 0 */
+.Lno_row\@:
+.endm
+
+.macro exponentials_of half
+    ssai 15
+    addi a4, a2, 32
+    addi a4, a4, 112 * \half
+    l32i a5, a2, WORK_SCORES + 4 * \half
+    addi a6, a5, -32
+    l32i a7, a2, WORK_POWERS
+    l32i a8, a2, WORK_ROWS
+    srli a8, a8, 1
+    movi a9, 25
+    movi a10, 20
+    movi a11, 10
+    addmi a12, a2, 256
+    addi a12, a12, WORK_FRACTION_MASK - 256
+    ee.vld.128.ip q5, a12, 0
+    exponentials
+    reciprocals \half
+.endm
+
+    /* a2 work */
+    kernel_function tvit_softmax_pie
+    kernel_enter
+    exponentials_of 0
+    exponentials_of 1
+
+    /*
+     * p = (e + delta) * r >> 19 of both halves, packed to bytes over the exponentials of the first: 6 slots for 16. The
+     * row before is stored and added up meanwhile.
+     */
+    ssai 19
+    addmi a4, a2, 256
+    addi a4, a4, WORK_R - 256
+    ee.vld.128.ip q4, a4, 16
+    ee.vld.128.ip q5, a4, 16
+    ee.vld.128.ip q2, a4, 16
+    ee.vld.128.ip q3, a4, 16
+    addmi a4, a2, 256
+    ee.vld.128.ip q6, a4, 0 /* WORK_BYTES_01 */
+    ee.zero.q q7
+    ee.zero.qacc
+    l32i a5, a2, WORK_SCORES
+    l32i a6, a2, WORK_SCORES + 4
+    addi a7, a5, -16
+    l32i a8, a2, WORK_ROWS
+    ee.vld.128.ip q0, a5, 16
+    nop
+    ee.vadds.s16 q0, q0, q2
+    loop a8, .Lprobabilities
+    ee.vmulas.s8.qacc.ld.ip q1, a6, 16, q7, q6
+    ee.vmul.s16.st.incp q7, a7, q7, q0, q4
+    ee.vadds.s16.ld.incp q0, a5, q1, q1, q3
+    ee.vmul.s16 q1, q1, q5
+    ee.vadds.s16 q0, q0, q2
+    ee.vunzip.8 q7, q1
+.Lprobabilities:
+    ee.vmulas.s8.qacc q7, q6
+    l32i a5, a2, WORK_SCORES
+    ee.vst.128.ip q7, a7, 16
+    /* The first rows again, for the loads that are ahead at the end (attention_values.S). */
+    ee.vld.128.ip q0, a5, 16
+    ee.vld.128.ip q1, a5, 16
+    ee.vst.128.ip q0, a7, 16
+    ee.vst.128.ip q1, a7, 16
+
+    /* z, and w = min((out_multiplier + z / 2) / z, 32767) */
+    addmi a10, a2, 256
+    addi a10, a10, WORK_BYTES_80 - 256
+    ee.vld.128.ip q6, a10, 16
+    ee.vld.128.ip q7, a10, 16
+    movi a8, 8
+    movi a9, 0
+    lanes_to_i16 q0, q1, a9, nop, nop
+    addmi a4, a2, 512
+    addi a4, a4, WORK_W - 512
+    addi a5, a4, WORK_Z - WORK_W
+    ee.vst.128.ip q0, a5, 16
+    ee.vst.128.ip q1, a5, -16
+    l32i a6, a2, WORK_OUT_MULTIPLIER
+    movi a7, 1
+    slli a7, a7, 15
+    addi a7, a7, -1
+    movi a8, 16
+    loop a8, .Lweights
+    l16ui a3, a5, 0
+    addi a5, a5, 2
+    srli a9, a3, 1
+    add a9, a9, a6
+    quou a3, a9, a3
+    minu a3, a3, a7
+    s16i a3, a4, 0
+    addi a4, a4, 2
+.Lweights:
+    kernel_return
+
+    /* a2 scores, a3 rows, a4 lowest */
+    kernel_function tvit_softmax_clamp_pie
+    kernel_enter
+    ee.vld.128.ip q1, a4, 0
+    mov a4, a2
+    loop a3, .Lclamped
+    ee.vld.128.ip q0, a2, 16
+    nop
+    ee.vmax.s16 q0, q0, q1
+    ee.vst.128.ip q0, a4, 16
+.Lclamped:
+    kernel_return
+
+    /* a2 powers */
+    kernel_function tvit_softmax_powers_pie
+    kernel_enter
+    movi a3, 1
+    slli a3, a3, 15
+    movi a4, 32
+    mov a5, a2
+    loop a4, .Lfirst_row
+    s32i a3, a5, 0
+    addi a5, a5, 4
+    srli a3, a3, 1
+.Lfirst_row:
+    movi a6, 31
+    addmi a5, a2, 4096
+    addi a5, a5, -128
+    movi a8, 4
+.Lrow:
+    movi a3, 1
+    slli a3, a3, 31
+    ssr a6
+    srl a3, a3
+    srli a3, a3, 8
+    srli a3, a3, 8
+    slli a3, a3, 16
+    ee.movi.32.q q2, a3, 0
+    ee.movi.32.q q2, a3, 1
+    ee.movi.32.q q2, a3, 2
+    ee.movi.32.q q2, a3, 3
+    mov a3, a2
+    loop a8, .Lpowers
+    ee.vld.128.ip q0, a3, 16
+    ee.vld.128.ip q1, a3, 16
+    ee.orq q0, q0, q2
+    ee.orq q1, q1, q2
+    ee.vst.128.ip q0, a5, 16
+    ee.vst.128.ip q1, a5, 16
+.Lpowers:
+    addmi a5, a5, -256
+    addi a6, a6, -1
+    bgez a6, .Lrow
+    kernel_return
+
+    .end no-transform

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The PIE attention kernel (device/kernels/pie/attention.c) against CONTRACT.md on lx7sim, and its speed.
+
+``python host/tests/test_pie_attention.py`` prints cycles and MAC/cycle, and where the cycles go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tvhil.lx7sim import Simulator, Stop
+from tvhil.prediction.operators import attention
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEVICE = REPOSITORY / "device"
+PIE = DEVICE / "kernels" / "pie"
+COMPILER = "xtensa-lx106-elf-gcc"
+FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-mlongcalls"]
+FLAGS += ["-fno-tree-loop-distribute-patterns", "-Wl,--no-warn-rwx-segments"]
+SOURCES = ["attention.c", "attention_keys.S", "attention_scores.S", "attention_values.S", "softmax.S", "buffer_sizes.c"]
+ASSEMBLY = [name for name in SOURCES if name.endswith(".S")]
+SOURCES += ["tests/attention_driver.c", "candidates/start.S", "../../ports/xtensa_qemu/arithmetic.S"]
+
+CASES, DATA = 0x60110000, 0x60200000
+CASE = struct.Struct("<20I")
+LANES = 16
+
+Int8 = npt.NDArray[np.int8]
+
+
+# ---- one operator -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An operator of CONTRACT.md, section 6, and where its operands lie."""
+
+    q: Int8  #: [tokens][heads * head_dim]
+    k: Int8
+    v: Int8
+    heads: int = 1
+    score_shift: int = 2
+    exp_multiplier: int = 20000
+    out_multiplier: int = 16 << 16
+    out_shift: int = 16
+    over_q: bool = True  #: the output lies where q does
+    spare: int = 0  #: columns in front of and behind those of each operand
+
+    def expected(self) -> Int8:
+        """[tokens][heads * head_dim]."""
+        split = (self.q[None], self.k[None], self.v[None])
+        constants = (self.score_shift, self.exp_multiplier, self.out_multiplier, self.out_shift)
+        return np.asarray(attention(*split, self.heads, *constants, 127)[0]).astype(np.int8)
+
+    @property
+    def macs(self) -> int:
+        """Of both products."""
+        return 2 * len(self.q) * self.q.size
+
+
+def exact_limit(head_dim: int) -> int:
+    """The largest limit of q that the packer gives: its products fit 20 bits."""
+    return min(127, ((1 << 19) - 1) // (127 * head_dim))
+
+
+def draw(
+    rng: np.random.Generator, tokens: int, head_dim: int, heads: int = 1, limit: int | None = None, **options: object
+) -> Attention:
+    """Uniform operands; q within the packer's limit."""
+    limit = exact_limit(head_dim) if limit is None else limit
+    shape = (tokens, heads * head_dim)
+    q, k, v = (rng.integers(-most, most + 1, shape).astype(np.int8) for most in (limit, 127, 127))
+    return Attention(q, k, v, heads, **options)  # type: ignore[arg-type]
+
+
+def token_blocks(x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """[padded tokens][columns] to [tokens / 16][columns][16]."""
+    return np.ascontiguousarray(x.reshape(-1, LANES, x.shape[1]).transpose(0, 2, 1))
+
+
+def from_token_blocks(blocks: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """The inverse."""
+    return blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
+
+
+# ---- the simulator ------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def program() -> tuple[bytes, dict[str, int]]:
+    """The program with the kernel and its driver, and its symbols."""
+    with tempfile.TemporaryDirectory(prefix="pie-attention-") as folder:
+        elf = Path(folder) / "attention.elf"
+        command: list[str | Path] = [COMPILER, *FLAGS, f"-I{DEVICE}", f"-I{DEVICE}/include", f"-I{PIE}"]
+        command += ["-isystem", DEVICE / "ports" / "xtensa_qemu" / "include"]
+        command += ["-T", PIE / "candidates" / "link.ld", *(PIE / source for source in SOURCES), "-lgcc", "-o", elf]
+        subprocess.run([str(part) for part in command], check=True)
+        lines = subprocess.run(["xtensa-lx106-elf-nm", elf], check=True, capture_output=True, text=True).stdout
+        symbols = {name: int(address, 16) for address, _, name in map(str.split, lines.splitlines())}
+        return elf.read_bytes(), symbols
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one operator."""
+
+    cycles: int
+    scratch: int
+
+
+def simulate(
+    operators: Sequence[Attention], parameters: dict[str, int] | None = None
+) -> tuple[list[Result], dict[str, int]]:
+    """Run the operators and check every byte they may write and all around it; also the cycles by function."""
+    rng = np.random.default_rng(5)
+    data = bytearray()
+
+    def put(content: bytes) -> int:
+        at = len(data)
+        data.extend(content + bytes(-len(content) % 16) + b"\xa5" * 64)
+        return DATA + at
+
+    cases, places = [], []
+    for a in operators:
+        tokens, width = a.q.shape
+        padded, columns = -(-tokens // LANES) * LANES, width + 2 * a.spare
+        at, before = [], []
+        for operand in (a.q, a.k, a.v, np.zeros((0, width), np.int8)):
+            tensor = rng.integers(-128, 128, (padded, columns)).astype(np.int8)
+            tensor[: len(operand), a.spare : a.spare + width] = operand
+            before.append(tensor)
+            at.append(put(token_blocks(tensor).tobytes()))
+        head_dim = width // a.heads
+        rows, padded_dim = (tokens + 1 & ~1) + 2, -(-head_dim // LANES) * LANES
+        part = 704 + 16 * (2 + rows + max(rows + padded_dim + 2, 2 * head_dim + 2))
+        scratch = 4096 + (padded * padded_dim if head_dim % LANES else 0) + 2 * part
+        scratch_at = put(rng.integers(0, 256, scratch, np.uint8).tobytes())
+        first = [address + a.spare * LANES for address in at]
+        output = first[0] if a.over_q else first[3]
+        places.append((at, before, scratch, scratch_at))
+        cases.append(
+            (
+                *(*first[:3], *[columns] * 4, tokens, a.heads, head_dim, a.score_shift, a.exp_multiplier),
+                *(a.out_multiplier, a.out_shift, output, 0, 0, scratch_at, 0, 0),
+            )
+        )
+    packed = b"".join(CASE.pack(*case) for case in cases)
+    elf, symbols = program()
+    with tempfile.NamedTemporaryFile(suffix=".elf") as file, Simulator(pie=True, parameters=parameters) as simulator:
+        file.write(elf)
+        file.flush()
+        simulator.load(Path(file.name))
+        simulator.write_memory(DATA, bytes(data))
+        simulator.write_memory(CASES, packed)
+        simulator.write_memory(symbols["mailbox"], struct.pack("<2I", len(cases), CASES))
+        stop = simulator.run()
+        assert stop == Stop.EXIT, (stop, simulator.message)
+        assert simulator.warnings == []
+        results = []
+        for i, (a, (at, before, scratch, scratch_at)) in enumerate(zip(operators, places, strict=True)):
+            words = CASE.unpack(simulator.read_memory(CASES + i * CASE.size, CASE.size))
+            assert words[19] == scratch
+            assert simulator.read_memory(scratch_at + scratch + -scratch % 16, 64) == b"\xa5" * 64
+            results.append(Result(words[18], scratch))
+            check(a, before, [simulator.read_memory(address, before[0].size + 64) for address in at])
+        pcs = simulator.pcs()
+    names = sorted((address, name) for name, address in symbols.items() if not name.startswith("."))
+    starts = np.array([address for address, _ in names])
+    cycles: dict[str, int] = {}
+    for row in pcs:
+        name = names[int(np.searchsorted(starts, row["pc"], "right")) - 1][1]
+        cycles[name] = cycles.get(name, 0) + int(row["count"] + row["stall"].sum())
+    return results, cycles
+
+
+def check(a: Attention, before: Sequence[Int8], after: Sequence[bytes]) -> None:
+    """The outputs are the contract's, and everything else but k's columns is as it was."""
+    tokens, width = a.q.shape
+    own = slice(a.spare, a.spare + width)
+    shape = describe(a)
+    for i, (name, tensor, content) in enumerate(zip("qkvo", before, after, strict=True)):
+        assert content[tensor.size :] == b"\xa5" * 64, f"written behind {name}: {shape}"
+        blocks = np.frombuffer(content[: tensor.size], np.int8).reshape(-1, tensor.shape[1], LANES)
+        got = from_token_blocks(blocks)
+        if i == (0 if a.over_q else 3):
+            wrong = np.argwhere(got[:tokens, own] != a.expected())
+            assert wrong.tolist()[:4] == [], f"{len(wrong)} wrong outputs: {shape}"
+        elif i != 1:
+            assert (got[:, own] == tensor[:, own]).all(), f"{name} was written: {shape}"
+        assert (np.delete(got, np.r_[own], 1) == np.delete(tensor, np.r_[own], 1)).all(), f"columns of {name}: {shape}"
+
+
+def describe(a: Attention) -> str:
+    """The shape and the constants in one line."""
+    values = {"tokens": len(a.q), "head_dim": a.q.shape[1] // a.heads}
+    values |= {field.name: getattr(a, field.name) for field in dataclasses.fields(a)[3:]}
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+# ---- tests --------------------------------------------------------------------------------------------------
+
+pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason=f"{COMPILER} is not installed (make setup)")
+
+
+def test_drawn_shapes_and_constants_give_the_bits_of_the_contract() -> None:
+    rng = np.random.default_rng(11)
+    cases = []
+    for _ in range(60):
+        head_dim = int(rng.choice([16, 32, 48, 64, 64, 80, int(rng.integers(1, 100))]))
+        out_shift = int(rng.integers(1, 25))
+        cases.append(
+            draw(
+                rng,
+                int(rng.integers(1, 70)),
+                head_dim,
+                int(rng.integers(1, 4)),
+                score_shift=int(rng.integers(0, 16)),
+                exp_multiplier=int(rng.choice([rng.integers(1, 32768), rng.integers(16384, 32768)])),
+                out_multiplier=int(min((1 << 28) - 1, (1 << out_shift) * rng.uniform(4, 64) + 1)),
+                out_shift=out_shift,
+                over_q=bool(rng.integers(2)),
+                spare=int(rng.integers(4)) * 16,
+            )
+        )
+    simulate(cases)
+
+
+def report(tokens: int, head_dim: int, heads: int) -> None:
+    rng = np.random.default_rng(3)
+    a = draw(rng, tokens, head_dim, heads)
+    (result,), cycles = simulate([a])
+    print(f"{tokens} tokens, {heads} x {head_dim}: {result.cycles:,} cycles, {a.macs / result.cycles:.2f} MAC/cycle")
+    for name, count in sorted(cycles.items(), key=lambda item: -item[1]):
+        if count > result.cycles // 500:
+            per_row = count / (heads * -(-tokens // LANES) * tokens)
+            print(f"    {name:36} {count:>10,}  {100 * count / result.cycles:5.1f} %  {per_row:6.1f} a key and block")
+
+
+def main() -> int:
+    """Print the table."""
+    for tokens, head_dim, heads in ((197, 64, 3), (197, 64, 1), (197, 32, 1), (197, 60, 1), (65, 64, 3)):
+        report(tokens, head_dim, heads)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
