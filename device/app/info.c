@@ -36,6 +36,12 @@ void tvit_handle_info(tvit_server *server, const tvit_frame *frame) {
     tvit_put_u32(p + 28, port->trace_capacity);
     tvit_put_u16(p + 32, missing == TVIT_LINK_E_NO_MODEL ? 0xffffu : missing ? missing - TVIT_LINK_E_RUNTIME : 0);
     tvit_put_u16(p + 34, memories);
+    tvit_put_u16(p + 36, port->cores ? port->cores->cores : 1);
+#ifdef TVIT_KERNELS_PIE
+    tvit_put_u16(p + 38, 1u << tvit_kernels_portable.layout | 1u << tvit_kernels_pie.layout);
+#else
+    tvit_put_u16(p + 38, 1u << tvit_kernels_portable.layout);
+#endif
     size_t at = TVIT_LINK_INFO_BYTES;
     for (uint32_t i = 0; i < memories; i++, at += MEMORY_RECORD) {
         tvit_put_u64(p + at, port->memories[i].base);
@@ -52,6 +58,7 @@ void tvit_handle_info(tvit_server *server, const tvit_frame *frame) {
 }
 
 void tvit_handle_model_info(tvit_server *server, const tvit_frame *frame) {
+    enum { KERNELS_NAME = 16 };
     const uint32_t missing = tvit_model_missing(server);
     if (missing) {
         tvit_answer_error(server, frame, missing);
@@ -69,7 +76,7 @@ void tvit_handle_model_info(tvit_server *server, const tvit_frame *frame) {
     memcpy(p, model->header->signature, 32);
     memcpy(p + 32, info->name, 64);
     tvit_put_u32(p + 96, model->header->file_bytes);
-    tvit_put_u32(p + 100, model->plan->arena_bytes);
+    tvit_put_u32(p + 100, (uint32_t)tvit_arena_bytes(model));
     tvit_put_u32(p + 104, model->plan->scratch_bytes);
     tvit_put_u32(p + 108, model->tensor_count);
     tvit_put_u32(p + 112, model->operator_count);
@@ -80,5 +87,12 @@ void tvit_handle_model_info(tvit_server *server, const tvit_frame *frame) {
     uint32_t scale;
     memcpy(&scale, &info->logit_scale, sizeof scale);
     tvit_put_u32(p + 164, scale);
+    const tvit_kernel_table *kernels = tvit_kernels_for(model);
+    const tvit_cores *cores = server->port->cores;
+    const size_t name = strlen(kernels->name);
+    tvit_put_u16(p + 168, kernels->layout);
+    tvit_put_u16(p + 170, cores && kernels->parallel ? cores->cores : 1);
+    memset(p + 172, 0, KERNELS_NAME);
+    memcpy(p + 172, kernels->name, name < KERNELS_NAME ? name : KERNELS_NAME);
     tvit_answer(server, frame, TVIT_LINK_MODEL_INFO_BYTES);
 }

@@ -6,6 +6,7 @@
 
 #define STACK_PAINT 0xa5a5a5a5u
 #define STACK_MARGIN 1024u // below the painting function's frame: for what it calls, red zones, an interrupt
+#define SECOND_MARGIN 256u // the same of a core that only waits
 #define ARENA_GUARD 65536u // painted behind the planned arena, so that a write there is seen
 #define ARENA_ALIGN 16u
 
@@ -15,7 +16,7 @@ static uint32_t arena_paint(uint32_t word) {
 }
 
 void tvit_paint_arena(tvit_server *server) {
-    const uint32_t planned = server->model.plan->arena_bytes;
+    const uint32_t planned = (uint32_t)tvit_arena_bytes(&server->model);
     const uint32_t room = server->port->arena_bytes & ~(ARENA_ALIGN - 1u);
     server->observed_arena = room - planned < ARENA_GUARD ? room : planned + ARENA_GUARD;
     uint32_t *words = server->port->arena;
@@ -31,23 +32,31 @@ static uint32_t arena_used(const tvit_server *server) {
     return (i * 4 + ARENA_ALIGN - 1u) & ~(ARENA_ALIGN - 1u);
 }
 
-void tvit_paint_stack(tvit_server *server) {
-    const uintptr_t low = (uintptr_t)server->port->stack_low, high = (uintptr_t)server->port->stack_high;
-    const uintptr_t here = (uintptr_t)__builtin_frame_address(0);
-    if (!low || here < low || here > high) return; // not this thread's stack
-    volatile uint32_t *word = (volatile uint32_t *)((low + 3) & ~(uintptr_t)3);
-    while ((uintptr_t)word + 4 + STACK_MARGIN <= here)
+// From the low end up to `end`.
+static void paint(uint8_t *low, uintptr_t end) {
+    volatile uint32_t *word = (volatile uint32_t *)(((uintptr_t)low + 3) & ~(uintptr_t)3);
+    while ((uintptr_t)word + 4 <= end)
         *word++ = STACK_PAINT;
 }
 
-static uint32_t stack_used(const tvit_server *server) {
-    const uintptr_t high = (uintptr_t)server->port->stack_high;
+void tvit_paint_stack(tvit_server *server) {
+    const tvit_port *port = server->port;
+    const uintptr_t low = (uintptr_t)port->stack_low, high = (uintptr_t)port->stack_high;
+    const uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    if (port->second_stack_low) {
+        const uintptr_t frame = port->second_frame ? port->second_frame(port->user) : 0;
+        paint(port->second_stack_low, frame ? frame - SECOND_MARGIN : (uintptr_t)port->second_stack_high);
+    }
+    if (!low || here < low || here > high) return; // not this thread's stack
+    paint(port->stack_low, here - STACK_MARGIN);
+}
+
+static uint32_t stack_used(const uint8_t *low, const uint8_t *high) {
     if (!high) return 0;
-    const volatile uint32_t *word =
-        (const volatile uint32_t *)(((uintptr_t)server->port->stack_low + 3) & ~(uintptr_t)3);
-    while ((uintptr_t)word < high && *word == STACK_PAINT)
+    const volatile uint32_t *word = (const volatile uint32_t *)(((uintptr_t)low + 3) & ~(uintptr_t)3);
+    while ((uintptr_t)word < (uintptr_t)high && *word == STACK_PAINT)
         word++;
-    return (uint32_t)(high - (uintptr_t)word);
+    return (uint32_t)((uintptr_t)high - (uintptr_t)word);
 }
 
 void tvit_handle_memory(tvit_server *server, const tvit_frame *frame, int repeated) {
@@ -60,17 +69,19 @@ void tvit_handle_memory(tvit_server *server, const tvit_frame *frame, int repeat
     const int model = server->have_model;
     const uint32_t report[TVIT_LINK_MEMORY_BYTES / 4] = {
         port->arena_bytes,
-        model ? server->model.plan->arena_bytes : 0,
+        model ? (uint32_t)tvit_arena_bytes(&server->model) : 0,
         model ? arena_used(server) : 0,
         model ? server->observed_arena : 0,
         (uint32_t)((uintptr_t)port->stack_high - (uintptr_t)port->stack_low),
-        stack_used(server),
+        stack_used(port->stack_low, port->stack_high),
         port->static_bytes,
         port->code_bytes,
         port->heap_bytes,
         port->heap_used ? port->heap_used(port->user) : 0,
         server->model_bytes,
         (uint32_t)sizeof *server,
+        (uint32_t)(port->second_stack_high - port->second_stack_low),
+        stack_used(port->second_stack_low, port->second_stack_high),
     };
     if (flags & TVIT_LINK_MEMORY_REPAINT && !repeated) {
         if (model) tvit_paint_arena(server);

@@ -14,6 +14,7 @@ static void use(tvit_server *server, const void *file, uint32_t bytes, tvit_link
     tvit_status status = tvit_load(&server->model, file, bytes, &server->model_error);
     if (status == TVIT_OK) {
         status = tvit_init(&server->context, &server->model, server->port->arena, server->port->arena_bytes);
+        server->context.cores = server->port->cores;
         if (status != TVIT_OK) {
             memcpy(server->model_error.section, "PLAN", 5);
             server->model_error.index = TVIT_NO_INDEX;

@@ -67,6 +67,14 @@ typedef struct tvit_port {
     tvit_link_trace *trace; // records of a traced run; NULL for none
     uint32_t trace_capacity;
 
+    // The cores for tvit_run(); NULL for one.
+    const tvit_cores *cores;
+
+    // The stack of the second core, low and high end; NULL where there is none or it is unknown. second_frame tells
+    // below which address nothing of it is in use while the core has no work, 0 where that is all of it.
+    uint8_t *second_stack_low, *second_stack_high;
+    uintptr_t (*second_frame)(void *user);
+
     // The stack of the server's thread, low and high end, painted by the server from its low end up to its own frame.
     // NULL where it is unknown.
     uint8_t *stack_low, *stack_high;

@@ -6,20 +6,50 @@
 
 #include "crc32.h"
 
+enum { CRC_PART = 128 };
+#define NO_TENSOR 0xffffffffu
+
 typedef struct {
     uint8_t *data;
     uint32_t bytes;
+    uint32_t tensor; // whose values these are
 } span;
 
-static uint32_t values_bytes(const tvit_tensor *tensor) {
-    return tensor->rows * tensor->columns * (tensor->dtype == TVIT_I16 ? 2u : 1u);
+// Copy bytes of a region; values of a tensor come as rows, whatever the layout in the arena.
+static void copy(const tvit_server *server, const span *from, uint32_t offset, uint32_t bytes, uint8_t *out) {
+    if (from->tensor != NO_TENSOR)
+        tvit_read_tensor(&server->context, from->tensor, offset, bytes, out);
+    else if (bytes)
+        memcpy(out, from->data + offset, bytes);
 }
 
-uint32_t tvit_tensor_crc(const tvit_context *context, uint32_t tensor) {
-    const tvit_tensor *t = &context->model->tensors[tensor];
-    const uint16_t *multipliers = tvit_tensor_multipliers(context, tensor);
-    const uint32_t crc = tvit_crc32(0, tvit_tensor_data(context, tensor), values_bytes(t));
-    return multipliers ? tvit_crc32(crc, multipliers, t->rows * 2u) : crc;
+static uint32_t crc_of_values(const tvit_context *context, uint32_t crc, uint32_t tensor, uint32_t offset,
+                              uint32_t bytes) {
+    uint8_t part[CRC_PART];
+    for (uint32_t count; bytes; offset += count, bytes -= count) {
+        count = bytes < sizeof part ? bytes : (uint32_t)sizeof part;
+        tvit_read_tensor(context, tensor, offset, count, part);
+        crc = tvit_crc32(crc, part, count);
+    }
+    return crc;
+}
+
+uint32_t tvit_region_crc(const tvit_context *context, const tvit_region *region) {
+    const tvit_tensor *t = &context->model->tensors[region->tensor];
+    const uint16_t *multipliers = tvit_tensor_multipliers(context, region->tensor);
+    const uint32_t line = tvit_tensor_value_bytes(t) / t->rows, element = line / t->columns;
+    const uint32_t first = region->column * element, bytes = region->columns * element;
+    uint32_t crc = 0;
+    if (region->columns == t->columns)
+        crc = crc_of_values(context, crc, region->tensor, region->row * line, region->rows * line);
+    else
+        for (uint32_t row = region->row; row < region->row + region->rows; row++)
+            crc = crc_of_values(context, crc, region->tensor, row * line + first, bytes);
+    return multipliers ? tvit_crc32(crc, multipliers + region->row, region->rows * 2u) : crc;
+}
+
+uint32_t tvit_image_crc(const tvit_context *context) {
+    return tvit_crc32(0, tvit_tensor_data(context, 0), tvit_tensor_value_bytes(&context->model->tensors[0]));
 }
 
 // The memory of a region, or an error.
@@ -37,7 +67,8 @@ static uint32_t find(tvit_server *server, uint8_t region, uint16_t id, span *fou
         if (id >= server->model.tensor_count) return TVIT_LINK_E_RANGE;
         if (region == TVIT_LINK_REGION_TENSOR) {
             found->data = tvit_tensor_data(&server->context, id);
-            found->bytes = values_bytes(&server->model.tensors[id]);
+            found->bytes = tvit_tensor_value_bytes(&server->model.tensors[id]);
+            found->tensor = id;
         } else {
             found->data = (uint8_t *)tvit_tensor_multipliers(&server->context, id);
             found->bytes = found->data ? server->model.tensors[id].rows * 2u : 0;
@@ -67,7 +98,7 @@ void tvit_handle_write(tvit_server *server, const tvit_frame *frame) {
     const uint16_t id = tvit_get_u16(frame->payload + 2);
     const uint32_t offset = tvit_get_u32(frame->payload + 4);
     const uint32_t bytes = frame->bytes - TVIT_LINK_WRITE_BYTES;
-    span to = {NULL, 0};
+    span to = {NULL, 0, NO_TENSOR};
     uint32_t error = find(server, region, id, &to);
     if (!error && region != TVIT_LINK_REGION_MODEL_RAM && (region != TVIT_LINK_REGION_TENSOR || id != 0))
         error = TVIT_LINK_E_ARGUMENT;
@@ -86,7 +117,7 @@ void tvit_handle_write(tvit_server *server, const tvit_frame *frame) {
 
 void tvit_handle_read(tvit_server *server, const tvit_frame *frame) {
     const uint32_t offset = tvit_get_u32(frame->payload + 4), bytes = tvit_get_u32(frame->payload + 8);
-    span from = {NULL, 0};
+    span from = {NULL, 0, NO_TENSOR};
     uint32_t error = find(server, frame->payload[0], tvit_get_u16(frame->payload + 2), &from);
     if (!error && (offset > from.bytes || bytes > from.bytes - offset || bytes > TVIT_LINK_MAX_PAYLOAD))
         error = TVIT_LINK_E_RANGE;
@@ -94,14 +125,14 @@ void tvit_handle_read(tvit_server *server, const tvit_frame *frame) {
         tvit_answer_error(server, frame, error);
         return;
     }
-    if (bytes) memcpy(tvit_payload(server), from.data + offset, bytes);
+    copy(server, &from, offset, bytes, tvit_payload(server));
     tvit_answer(server, frame, bytes);
 }
 
 void tvit_handle_checksum(tvit_server *server, const tvit_frame *frame) {
     const uint32_t offset = tvit_get_u32(frame->payload + 4);
     uint32_t bytes = tvit_get_u32(frame->payload + 8);
-    span from = {NULL, 0};
+    span from = {NULL, 0, NO_TENSOR};
     uint32_t error = find(server, frame->payload[0], tvit_get_u16(frame->payload + 2), &from);
     if (!error && bytes == TVIT_LINK_ALL && offset <= from.bytes) bytes = from.bytes - offset;
     if (!error && (offset > from.bytes || bytes > from.bytes - offset)) error = TVIT_LINK_E_RANGE;
@@ -109,8 +140,13 @@ void tvit_handle_checksum(tvit_server *server, const tvit_frame *frame) {
         tvit_answer_error(server, frame, error);
         return;
     }
+    uint32_t crc = 0;
+    if (from.tensor != NO_TENSOR)
+        crc = crc_of_values(&server->context, 0, from.tensor, offset, bytes);
+    else if (bytes)
+        crc = tvit_crc32(0, from.data + offset, bytes);
     uint8_t *p = tvit_payload(server);
-    tvit_put_u32(p, bytes ? tvit_crc32(0, from.data + offset, bytes) : 0);
+    tvit_put_u32(p, crc);
     tvit_put_u32(p + 4, bytes);
     tvit_put_u32(p + 8, from.bytes);
     tvit_answer(server, frame, TVIT_LINK_CHECKSUM_ANSWER_BYTES);

@@ -4,6 +4,11 @@
 
 #include <string.h>
 
+static uint32_t output_crc(const tvit_context *context, uint32_t operator_index) {
+    const tvit_region output = tvit_operator_output(context->model, operator_index);
+    return tvit_region_crc(context, &output);
+}
+
 static int observe(void *user, const tvit_context *context, uint32_t operator_index) {
     tvit_server *server = user;
     const tvit_port *port = server->port;
@@ -11,9 +16,7 @@ static int observe(void *user, const tvit_context *context, uint32_t operator_in
     if (server->run_flags && operator_index >= server->trace_first && server->trace_count < port->trace_capacity) {
         tvit_link_trace *record = &port->trace[server->trace_count++];
         record->counter = server->run_flags & TVIT_LINK_RUN_TRACE_COUNTERS ? end - server->operator_start : 0;
-        record->crc = server->run_flags & TVIT_LINK_RUN_TRACE_CRC
-                          ? tvit_tensor_crc(context, context->model->operators[operator_index].output)
-                          : 0;
+        record->crc = server->run_flags & TVIT_LINK_RUN_TRACE_CRC ? output_crc(context, operator_index) : 0;
         record->operator_index = operator_index;
     }
     server->operators_run = operator_index + 1;
@@ -57,7 +60,7 @@ void tvit_handle_run(tvit_server *server, const tvit_frame *request) {
     server->progress_every = tvit_get_u16(in + 2);
     server->trace_first = tvit_get_u32(in + 8);
     server->trace_count = server->operators_run = 0;
-    if (tvit_tensor_crc(&server->context, 0) != image_crc) {
+    if (tvit_image_crc(&server->context) != image_crc) {
         fail(server, &frame, TVIT_LINK_E_IMAGE_CRC);
         return;
     }
@@ -80,7 +83,7 @@ void tvit_handle_run(tvit_server *server, const tvit_frame *request) {
     tvit_put_u64(p, ticks);
     tvit_put_u32(p + 8, server->operators_run);
     tvit_put_u32(p + 12, server->trace_count);
-    tvit_put_u32(p + 16, tvit_tensor_crc(&server->context, output));
+    tvit_put_u32(p + 16, output_crc(&server->context, server->operators_run - 1));
     tvit_put_u16(p + 20, output);
     tvit_put_u16(p + 22, (uint32_t)status);
     server->barrier_bytes = TVIT_LINK_RUN_ANSWER_BYTES;

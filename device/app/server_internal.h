@@ -39,7 +39,9 @@ void tvit_handle_memory(tvit_server *server, const tvit_frame *frame, int repeat
 void tvit_handle_write(tvit_server *server, const tvit_frame *frame);
 void tvit_handle_read(tvit_server *server, const tvit_frame *frame);
 void tvit_handle_checksum(tvit_server *server, const tvit_frame *frame);
-uint32_t tvit_tensor_crc(const tvit_context *context, uint32_t tensor);
+// CRC-32 of values, row by row, and then of the rows' multipliers where there are any; of the image.
+uint32_t tvit_region_crc(const tvit_context *context, const tvit_region *region);
+uint32_t tvit_image_crc(const tvit_context *context);
 
 // info.c
 void tvit_handle_info(tvit_server *server, const tvit_frame *frame);

@@ -19,7 +19,7 @@ from tvhil.packing.writer import pack_vit
 from tvhil.runtime import device_dir, find_compiler, plan_memory
 
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-_LIBRARY = ("runtime/*.c", "kernels/portable/*.c", "app/*.c")
+_LIBRARY = ("runtime/*.c", "kernels/portable/*.c", "kernels/pie/buffer_sizes.c", "app/*.c")
 
 
 def build(name: str, patterns: tuple[str, ...], flags: tuple[str, ...] = ("-O2",)) -> Path:

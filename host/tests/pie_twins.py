@@ -32,6 +32,7 @@ PORT_FILES += ("faults.c", "memory.c", "start.S", "uart.c", "pie/pie_trap.S", "p
 FLAGS = ("-DPIE_DIRECT_MEMORY", "-DTVIT_KERNELS_PIE")
 _DONE = re.compile(r"done (\w+) rounds (\d+) parts (\d+) different (\d+) compared (\d+)")
 _QEMU_PATIENCE = 300.0
+_MOST_CYCLES = 20_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,9 @@ def program(kernels: tuple[Path, ...] | None = None) -> Path:
     device, board = device_dir(), load_board("qemu-xtensa")
     port = device / "ports" / "xtensa_qemu"
     sources = [port / name for name in PORT_FILES]
-    sources += sorted((device / "kernels" / "pie" / "tests").glob("*.c"))
-    sources += kernels if kernels is not None else kernel_sources()
+    sources += sorted((device / "kernels" / "pie" / "tests").glob("twins*.c"))
+    chosen = list(kernels) if kernels is not None else kernel_sources()
+    sources += sorted({*chosen, device / "kernels" / "pie" / "buffer_sizes.c"})  # part of every build
     sources += [*sorted((device / "kernels" / "portable").glob("*.c")), *sorted((device / "pie_model").glob("*.c"))]
     flags = [*FLAGS, f"-I{device / 'pie_model'}"]
     return build_program(board, "pie_twins", sources, extra_flags=flags).path
@@ -96,7 +98,7 @@ def on_lx7sim(
 ) -> Outcome:
     """Run on the simulator; what it warns of (a misaligned access, a missing ISYNC) counts as a difference."""
     line = command_line(operator, seed, rounds, parts, first)
-    with Simulator(cores=parts, pie=True, trap=True, command_line=line) as simulator:
+    with Simulator(cores=parts, pie=True, trap=True, command_line=line, max_cycles=_MOST_CYCLES) as simulator:
         simulator.load(elf or program())
         stop = simulator.run()
         if stop is not Stop.IDLE:

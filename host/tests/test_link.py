@@ -26,7 +26,7 @@ from tvhil.link import (
 )
 from tvhil.link.faults import BYTE_KINDS, Corrupter, FaultKind, FaultyTransport
 from tvhil.link.framing import Frame
-from tvhil.link.messages import ErrorCode, Event, ModelSource, Region, Request
+from tvhil.link.messages import ErrorCode, Event, Layout, ModelSource, Region, Request
 from tvhil.link.session import Ask
 from tvhil.link.transports import LoopbackTransport
 from tvhil.packing.format import Status
@@ -53,7 +53,7 @@ def image_of(model: bytes, seed: int = 0) -> np.ndarray:
 
 def test_hello_agrees_on_what_both_sides_can_do() -> None:
     hello = on_good_line(window=4096).hello
-    assert (hello.protocol_version, hello.max_payload, hello.window) == (1, 1032, 4096)
+    assert (hello.protocol_version, hello.max_payload, hello.window) == (messages.LINK_VERSION, 1032, 4096)
 
 
 def test_info_tells_board_firmware_counter_and_memories() -> None:
@@ -61,6 +61,7 @@ def test_info_tells_board_firmware_counter_and_memories() -> None:
     assert (info.board, info.port, info.arena_bytes, info.model_ram_bytes) == ("test", "test", 4096, 512)
     assert info.details == {"key": "value"}
     assert info.model_status is None
+    assert (info.cores, info.layouts) == (1, (Layout.ROWS,))
     assert (info.latency_unit, info.latency(12)) == ("cycles", 12)
 
 
@@ -68,7 +69,9 @@ def test_model_info_tells_what_the_file_says() -> None:
     file = tiny_model()
     model, told = read_model(file), on_good_line(file).model_info()
     assert told.signature.hex() == model.signature
-    assert (told.name, told.file_bytes, told.arena_bytes) == (model.name, len(file), model.plan.arena_bytes)
+    assert (told.name, told.file_bytes, told.scratch_bytes) == (model.name, len(file), model.plan.scratch_bytes)
+    assert told.arena_bytes >= model.plan.arena_bytes, "or more: portable kernels need other scratch than planned"
+    assert (told.layout, told.cores, told.kernels) == (Layout.ROWS, 1, "portable")
     assert (told.tensors, told.operators) == (len(model.tensors), len(model.operators))
     assert (told.image_height, told.image_width, told.image_channels) == model.info.input_shape
     assert (told.classes, told.image_bytes) == (10, 64)
@@ -104,7 +107,7 @@ def test_a_run_gives_the_predicted_logits_and_the_predicted_checksum_of_every_op
     assert (logits == Predictor(model).run(image[None])[0]).all()
     assert client.checksum(Region.MODEL) == (zlib.crc32(file), len(file))
     memory = client.memory()
-    assert memory.arena_used == memory.arena_planned == model.plan.arena_bytes
+    assert memory.arena_used == memory.arena_planned == client.model_info().arena_bytes >= model.plan.arena_bytes
 
 
 def test_a_run_can_stop_after_any_operator_and_its_tensor_can_be_read() -> None:
@@ -536,17 +539,17 @@ def test_a_run_without_a_sign_of_life_is_reported_and_a_slow_one_is_not() -> Non
 def test_a_board_of_another_version_is_named() -> None:
     def newer(data: bytes) -> bytes:
         (frame,) = [f for f in framing.Decoder().feed(data) if f is not None]
-        payload = messages.ERROR.pack(ErrorCode.VERSION, 0, b"", 2) + b"another version"
+        payload = messages.ERROR.pack(ErrorCode.VERSION, 0, b"", 77) + b"another version"
         return framing.encode(Frame(Event.ERROR, frame.session, frame.sequence, payload))
 
-    with pytest.raises(LinkVersionError, match="version 2 of the link, this host version 1"):
+    with pytest.raises(LinkVersionError, match=f"version 77 of the link, this host version {messages.LINK_VERSION}"):
         LinkClient(LoopbackTransport(newer)).connect()
 
 
 def test_the_board_refuses_a_host_of_another_version() -> None:
-    hello = Frame(Request.HELLO, 3, 0x40, messages.HELLO.pack(messages.MAGIC, 2, 0, 1))
+    hello = Frame(Request.HELLO, 3, 0x40, messages.HELLO.pack(messages.MAGIC, 77, 0, 1))
     (answer,) = raw(ServerBoard(), hello)
-    assert messages.ERROR.unpack_from(answer.payload) == (ErrorCode.VERSION, 0, bytes(4), 1)
+    assert messages.ERROR.unpack_from(answer.payload) == (ErrorCode.VERSION, 0, bytes(4), messages.LINK_VERSION)
 
 
 def test_a_board_that_restarts_in_the_middle_is_noticed_and_the_image_can_be_repeated() -> None:

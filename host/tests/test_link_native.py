@@ -30,7 +30,7 @@ from tvhil.link import (
     open_transport,
 )
 from tvhil.link.faults import Corrupter, FaultyTransport
-from tvhil.link.messages import CounterUnit, Region, TestFault
+from tvhil.link.messages import CounterUnit, Layout, Region, TestFault
 from tvhil.link.transports import ProcessTransport
 from tvhil.packing.format import Status
 from tvhil.packing.reader import read_model
@@ -90,7 +90,10 @@ def test_the_native_board_tells_what_it_is_and_runs_a_model_exactly(stack: ExitS
     assert {memory.name for memory in info.memories} == {"arena", "model"}
     run_images(client, 20)
     memory = client.memory()
-    assert memory.arena_used == memory.arena_planned == read_model(tiny_model()).plan.arena_bytes
+    told = client.model_info()
+    assert (told.layout, told.cores, told.kernels) == (Layout.ROWS, 1, "portable")
+    assert (info.cores, info.layouts) == (1, (Layout.ROWS,))
+    assert memory.arena_used == memory.arena_planned == told.arena_bytes >= read_model(tiny_model()).plan.arena_bytes
     assert 0 < memory.stack_used < memory.stack_bytes == 1 << 20
     assert memory.model_bytes == len(tiny_model())
     assert client.statistics.retries == client.statistics.crc_errors == 0

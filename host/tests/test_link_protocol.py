@@ -39,6 +39,12 @@ def test_every_enumeration_of_the_header_is_mirrored(name: str, prefix: str, mir
     assert ENUMS[name] == {prefix + member.name: member.value for member in mirror}
 
 
+def test_the_layouts_of_the_kernels_are_mirrored() -> None:
+    kernels = (device_dir() / "include" / "tvit" / "kernels.h").read_text()
+    found = re.findall(r"TVIT_LAYOUT_(\w+) = (\d+)", kernels)
+    assert {name: int(value) for name, value in found} == {layout.name: layout.value for layout in messages.Layout}
+
+
 def test_no_enumeration_of_the_header_is_forgotten() -> None:
     assert len(ENUMS) == 9
 

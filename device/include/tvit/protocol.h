@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define TVIT_LINK_VERSION 1u
+#define TVIT_LINK_VERSION 2u
 #define TVIT_LINK_MAGIC 0x4b4c5654u   // "TVLK"
 #define TVIT_LINK_HEADER_BYTES 4u     // type u8, session u8, sequence u16
 #define TVIT_LINK_CRC_BYTES 4u        // CRC-32 of header and payload
@@ -77,7 +77,7 @@ typedef enum {
 
 // What READ, WRITE and CHECKSUM address.
 typedef enum {
-    TVIT_LINK_REGION_TENSOR = 0,      // values of tensor `id`; WRITE only for tensor 0, the image
+    TVIT_LINK_REGION_TENSOR = 0,      // values of tensor `id` as rows; WRITE only for tensor 0, the image
     TVIT_LINK_REGION_MULTIPLIERS = 1, // per-token multipliers of tensor `id`, u16 a row
     TVIT_LINK_REGION_TRACE = 2,       // tvit_link_trace records of the last run; id 0
     TVIT_LINK_REGION_MODEL = 3,       // the model file in use, read only; id 0
@@ -112,9 +112,9 @@ typedef enum {
 // Sizes of the fixed payloads (PROTOCOL.md has the fields).
 #define TVIT_LINK_HELLO_BYTES 12u
 #define TVIT_LINK_HELLO_ANSWER_BYTES 28u
-#define TVIT_LINK_INFO_BYTES 36u // then memories and strings
-#define TVIT_LINK_MODEL_INFO_BYTES 168u
-#define TVIT_LINK_MEMORY_BYTES 48u
+#define TVIT_LINK_INFO_BYTES 40u // then memories and strings
+#define TVIT_LINK_MODEL_INFO_BYTES 188u
+#define TVIT_LINK_MEMORY_BYTES 56u
 #define TVIT_LINK_WRITE_BYTES 8u // then data
 #define TVIT_LINK_READ_BYTES 12u // of CHECKSUM too
 #define TVIT_LINK_CHECKSUM_ANSWER_BYTES 12u

@@ -7,6 +7,7 @@
 
 #include "app/server.h"
 #include "boot_parameters.h"
+#include "cores.h"
 #include "counter.h"
 #include "faults.h"
 #include "hardware.h"
@@ -15,7 +16,7 @@
 
 // Sizes and ends, from link.ld.
 extern uint8_t __text_start[], __rodata_end[], __data_start[], __bss_end[];
-extern uint8_t __stack_bottom[], __stack_top[];
+extern uint8_t __stack_bottom[], __stack_top[], __second_stack_bottom[], __second_stack_top[];
 extern uint8_t __arena_start[], __arena_end[], __model_ram_start[], __model_ram_end[];
 extern uint8_t __ram_end[];
 
@@ -53,6 +54,11 @@ static void idle(void *user) {
     (void)user;
     uart_wait();
     counter_synchronize();
+}
+
+static uintptr_t second_frame(void *user) {
+    (void)user;
+    return cores_idle_frame();
 }
 
 static void reset(void *user) {
@@ -99,6 +105,17 @@ static void set_counter(const char *line) {
     counter_init(part[0], part[1]);
 }
 
+// "cores=1" leaves the second core of a machine with two in its stall.
+static void set_cores(const char *line) {
+    char text[4];
+    const char *wanted = boot_option(line, "cores", text, sizeof text);
+    port.cores = cores_init(wanted && wanted[0] == '1' && !wanted[1] ? 1 : TVIT_MAX_CORES);
+    if (port.cores->cores == 1) return;
+    port.second_stack_low = __second_stack_bottom;
+    port.second_stack_high = __second_stack_top;
+    port.second_frame = second_frame;
+}
+
 __attribute__((weak)) void port_extend(tvit_port *plain, tvit_server *its_server) {
     (void)plain;
     (void)its_server;
@@ -111,6 +128,7 @@ _Noreturn void port_main(uint32_t boot_parameters) {
     const char *line = boot_command_line(boot_parameters);
     if (!boot_option(line, "board", board_name, sizeof board_name)) memcpy(board_name, TVIT_BOARD, sizeof TVIT_BOARD);
     set_counter(line);
+    set_cores(line);
 
     port.boot_reason = reset_reason == REASON_FAULT ? "fault" : reset_reason == REASON_REQUESTED ? "reset" : "power-on";
     reset_reason = 0;

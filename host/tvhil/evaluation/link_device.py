@@ -148,11 +148,10 @@ class LinkDevice:
         operators = len(self.model.operators) if last is None else last + 1
         counters = self._info.trace_capacity >= operators
         result = self.client.infer(image, last=last, counters=counters, crcs=crcs)
-        shape = self.model.tensors[result.output]
-        if shape.per_token:
-            output = self._values(result.output)
-        else:
-            output = self._shaped(result.output, self.client.read_output(result, shape.value_bytes))
+        output = self._values(result.output)
+        if not self.model.tensors[result.output].per_token:
+            region = self.model.output_region(self.model.operators[operators - 1])
+            self.client.check_output(result, output[region.slices].tobytes())
         layers: Sequence[float] | None = None
         found: list[TraceRecord] = self.client.trace(result) if counters or crcs else []
         if counters:

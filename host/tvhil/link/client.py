@@ -168,7 +168,7 @@ class LinkClient:
         return [TraceRecord(*fields) for fields in messages.TRACE.iter_unpack(data)]
 
     def read_tensor(self, tensor: int, size: int) -> bytes:
-        """The values of a tensor, `size` bytes, as they lie in the arena now."""
+        """The values of a tensor as rows, `size` bytes, that are in the arena now."""
         return self.read(Region.TENSOR, tensor, size)
 
     def read_multipliers(self, tensor: int, rows: int) -> bytes:
@@ -179,12 +179,21 @@ class LinkClient:
         """The values of the tensor that the last run ended with, checked against the board's CRC-32.
 
         Raises:
-            LinkError: the bytes are not what the board computed. Only for a tensor without multipliers.
+            LinkError: the bytes are not what the board computed. Only for a tensor without multipliers that the last
+                operator wrote whole.
         """
         data = self.read_tensor(result.output, size)
-        if zlib.crc32(data) != result.output_crc:
-            raise LinkError(f"{self.session.name}: tensor {result.output} was overwritten or arrived damaged")
+        self.check_output(result, data)
         return data
+
+    def check_output(self, result: RunResult, written: bytes) -> None:
+        """Compare what was read of the last operator's output, row by row, with the board's CRC-32.
+
+        Raises:
+            LinkError: it is not what the board computed.
+        """
+        if zlib.crc32(written) != result.output_crc:
+            raise LinkError(f"{self.session.name}: tensor {result.output} was overwritten or arrived damaged")
 
     def read(
         self, region: Region, identifier: int, size: int, offset: int = 0, progress: Progress | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
 
-LINK_VERSION = 1
+LINK_VERSION = 2
 MAGIC = 0x4B4C5654
 NUMBER_MASK = 0xFFF0
 MIN_PAYLOAD = 256
@@ -105,6 +105,13 @@ class CounterUnit(IntEnum):
     NANOSECONDS = 2
 
 
+class Layout(IntEnum):
+    """How activations lie in a board's arena; what is read over the link comes as rows."""
+
+    ROWS = 0
+    TOKEN_BLOCKS = 1
+
+
 class TestFault(IntEnum):
     """Ways to provoke a failure on a board that is armed for it."""
 
@@ -116,10 +123,10 @@ class TestFault(IntEnum):
 
 HELLO = struct.Struct("<IHHI")
 HELLO_ANSWER = struct.Struct("<IHHIIIII")
-INFO = struct.Struct("<HHIIIIIIIHH")
+INFO = struct.Struct("<HHIIIIIIIHHHH")
 INFO_MEMORY = struct.Struct("<QI")
-MODEL_INFO = struct.Struct("<32s64s5I16HQQf")
-MEMORY = struct.Struct("<12I")
+MODEL_INFO = struct.Struct("<32s64s5I16HQQfHH16s")
+MEMORY = struct.Struct("<14I")
 WRITE = struct.Struct("<BBHI")  # then data
 READ = struct.Struct("<BBHII")
 CHECKSUM_ANSWER = struct.Struct("<III")
@@ -180,6 +187,8 @@ class BoardInfo:
         trace_capacity: operators that one traced run records.
         model_status: None without a model, otherwise the runtime's status, 0 for a usable one.
         details: `key: value` of what the port tells about the machine.
+        cores: that can share an operator's work.
+        layouts: of the kernels in its firmware.
     """
 
     port: str
@@ -198,12 +207,15 @@ class BoardInfo:
     model_status: int | None
     memories: tuple[Memory, ...]
     details: dict[str, str]
+    cores: int
+    layouts: tuple[Layout, ...]
 
     @classmethod
     def unpack(cls, payload: bytes) -> BoardInfo:
         """Parse; raises ValueError for a malformed one."""
         fields = _unpack(INFO, payload[: INFO.size])
-        file_version, unit, clock, multiplier, divisor, arena, area, ram, capacity, status, count = fields
+        file_version, unit, clock, multiplier, divisor, arena, area, ram, capacity, status, count = fields[:11]
+        cores, layouts = fields[11:]
         texts_at = INFO.size + count * INFO_MEMORY.size
         records = [_unpack(INFO_MEMORY, payload[at : at + 12]) for at in range(INFO.size, texts_at, INFO_MEMORY.size)]
         texts = [text.decode("utf-8", "replace") for text in payload[texts_at:].split(b"\0")]
@@ -227,6 +239,8 @@ class BoardInfo:
             model_status=None if status == 0xFFFF else status,
             memories=tuple(Memory(texts[5 + i], *record) for i, record in enumerate(records)),
             details=dict(line.split("=", 1) for line in texts[4].splitlines() if "=" in line),
+            cores=cores,
+            layouts=tuple(layout for layout in Layout if layouts >> layout & 1),
         )
 
     @property
@@ -246,7 +260,11 @@ class ModelInfo:
 
     Attributes:
         signature: SHA-256 that names the model.
+        arena_bytes: that this firmware needs: the plan's, or more where its kernels need more scratch than planned.
         source: flash or uploaded RAM.
+        layout: of the activations in the arena.
+        cores: that share the work of an operator.
+        kernels: name of the kernels that run it.
     """
 
     signature: bytes
@@ -275,14 +293,16 @@ class ModelInfo:
     parameters: int
     macs: int
     logit_scale: float
+    layout: Layout
+    cores: int
+    kernels: str
 
     @classmethod
     def unpack(cls, payload: bytes) -> ModelInfo:
         """Parse; raises ValueError for a malformed one."""
-        signature, name, *numbers = _unpack(MODEL_INFO, payload)
-        text = name.split(b"\0", 1)[0].decode("utf-8", "replace")
+        signature, name, *numbers, layout, cores, kernels = _unpack(MODEL_INFO, payload)
         numbers[20] = ModelSource(numbers[20])
-        return cls(signature, text, *numbers)
+        return cls(signature, _text(name), *numbers, Layout(layout), cores, _text(kernels))
 
     @property
     def image_bytes(self) -> int:
@@ -302,6 +322,7 @@ class MemoryReport:
         stack_bytes, stack_used: size and high-water mark of the server's stack.
         static_bytes: .data and .bss.
         link_bytes: the link server's part of `static_bytes`.
+        second_stack_bytes, second_stack_used: of the second core.
     """
 
     arena_bytes: int
@@ -316,6 +337,8 @@ class MemoryReport:
     heap_used: int
     model_bytes: int
     link_bytes: int
+    second_stack_bytes: int
+    second_stack_used: int
 
     @classmethod
     def unpack(cls, payload: bytes) -> MemoryReport:
@@ -384,6 +407,10 @@ class Fault:
         where = "" if self.operator is None else f" in operator {self.operator}"
         core = f" on core {self.core}" if self.core else ""
         return f"{self.text or 'fault'} (cause {self.cause}) at {self.pc:#x}, address {self.address:#x}{where}{core}"
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 def _unpack(layout: struct.Struct, payload: bytes) -> tuple[Any, ...]:
