@@ -116,20 +116,35 @@ void tvit_attention_outputs_pie(const tvit_attention_work *work);
 
 #else
 
+/* clang-format off */
 /*
  * Sixteen 20-bit lanes of QACC, shifted right by \shift and saturated to 16 bits, to \low (lanes 0 to 7) and \high. No
  * instruction hands out 16 bits of a 20-bit lane. So: y = lane >> shift; h = y >> 8, saturated; back to y from memory;
- * l = y - 256 h - 128, saturated; the result is the bytes l ^ 0x80 and h. Where y does not fit both parts saturate:
- * 32767 or -32768. \first and \second are instructions for the slots in front of SRCMB, which would wait right after a
- * MAC. 18 slots; a8 = 8, a9 = 0, a10 = WORK_QACC, q6 = 0x80, q7 = 1 in each byte.
+ * l = y - 256 h - 128, saturated; the result is the bytes l ^ 0x80 and h. Where y does not fit both parts saturate: 32767
+ * or -32768. \first and \second are instructions for the slots in front of SRCMB, which would wait right after a MAC.
+ * 18 slots; a8 = 8, a9 = 0, a10 = WORK_QACC, q6 = 0x80, q7 = 1 in each byte.
  */
 .macro lanes_to_i16 low, high, shift, first, second
-    \first ee.srcmb.s8.qacc \high, \shift, 0 ee.st.qacc_l.l .128.ip a10, 16 ee.st.qacc_h.l .128.ip a10,
-    16 ee.st.qacc_l.h .32.ip a10, 4 ee.st.qacc_h.h .32.ip a10, -36 ee.srcmb.s8.qacc \high, a8,
-    0 ee.ld.qacc_l.l .128.ip a10, 16 ee.ld.qacc_h.l .128.ip a10, 16 ee.ld.qacc_l.h .32.ip a10,
-    4 ee.ld.qacc_h.h .32.ip a10, -36 ee.vsmulas.s8.qacc \high, q6, 0 ee.vsmulas.s8.qacc \high, q6,
-    0 ee.vsmulas.s8.qacc q6, q7, 0
-    \second ee.srcmb.s8.qacc \low, a9, 0 ee.xorq \low, \low, q6 ee.vzip .8 \low, \high.endm
+    \first
+    ee.srcmb.s8.qacc \high, \shift, 0
+    ee.st.qacc_l.l.128.ip a10, 16
+    ee.st.qacc_h.l.128.ip a10, 16
+    ee.st.qacc_l.h.32.ip a10, 4
+    ee.st.qacc_h.h.32.ip a10, -36
+    ee.srcmb.s8.qacc \high, a8, 0
+    ee.ld.qacc_l.l.128.ip a10, 16
+    ee.ld.qacc_h.l.128.ip a10, 16
+    ee.ld.qacc_l.h.32.ip a10, 4
+    ee.ld.qacc_h.h.32.ip a10, -36
+    ee.vsmulas.s8.qacc \high, q6, 0
+    ee.vsmulas.s8.qacc \high, q6, 0
+    ee.vsmulas.s8.qacc q6, q7, 0
+    \second
+    ee.srcmb.s8.qacc \low, a9, 0
+    ee.xorq \low, \low, q6
+    ee.vzip.8 \low, \high
+.endm
+/* clang-format on */
 
 #endif
 
