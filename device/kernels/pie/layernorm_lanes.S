@@ -50,13 +50,20 @@
     kernel_return
 
 /*
- * Three records (beta = -1, 0, 1) of one half and one sign. a4 al, a5 e0, a7 ah, a9 offset, a10 minus_beta, a6 the first
- * record's half. w = w1 * 2^15 + w0 = minus_beta -/+ offset.
+ * Three records (beta = -1, 0, 1) of one half and one sign. a4 a, a5 e0, a9 offset, a10 minus_beta, a11 low_bits, a6
+ * the first record's half. w = w1 * 2^15 + w0 = minus_beta -/+ offset.
  */
 .macro three_records combine, negate
+    ee.vldbc.32 q7, a11
     ee.vld.128.ip q1, a4, 16
-    ee.vld.128.ip q2, a5, 16
-    ee.vld.128.ip q0, a7, 16
+    ee.vld.128.ip q2, a4, -16
+    ee.vsr.32 q0, q1
+    ee.vsr.32 q3, q2
+    ee.andq q1, q1, q7
+    ee.andq q2, q2, q7
+    ee.vunzip.16 q0, q3 /* ah */
+    ee.vunzip.16 q1, q2 /* al */
+    ee.vld.128.ip q2, a5, 0
     .if \negate
     ee.zero.q q3
     ee.vldbc.16 q4, a11
@@ -91,24 +98,26 @@
     kernel_enter
     ssai 15
     mov a4, a2
-    addi a7, a2, 32
     addi a5, a2, 64
     addi a9, a2, 96
     addi a10, a9, 64
     addi a11, a10, 12 /* low_bits */
     mov a6, a3
     three_records ee.vadds.s32, 1
+    addi a4, a4, 32
+    addi a5, a5, 16
     addi a9, a9, 32
     addmi a6, a6, -512 /* 80 - 3 * 160 */
     addi a6, a6, 112
     three_records ee.vadds.s32, 1
     addi a4, a4, -32
-    addi a5, a5, -32
-    addi a7, a7, -32
+    addi a5, a5, -16
     addi a9, a9, -32
     addmi a6, a6, 512 /* 3 * 160 - 80 */
     addi a6, a6, -112
     three_records ee.vsubs.s32, 0
+    addi a4, a4, 32
+    addi a5, a5, 16
     addi a9, a9, 32
     addmi a6, a6, -512
     addi a6, a6, 112
@@ -118,50 +127,46 @@
 /*
  * One half of a channel in nine slots: QACC = e0 + x * al, >> 15, + x * ah - 2^15 * w1 - w0, >> shift - 8. The last SRCMB
  * saturates to 16 bits, whose upper byte is y, limited to -128 ... 127. Every multiplication loads the factor or the x
- * that is due two or more slots later; q2 holds al, then ah; q3 w1, then w0. SRCMB must not follow a multiplication at once,
- * so the slots before both are work of the channel before: \between, and a load.
+ * that is due two or more slots later: q2 holds al, then ah; q3 w1, then w0. An SRCMB waits behind a multiplication or
+ * addition, so each has other work in front of it.
+ *
+ * A channel of sixteen tokens takes 19 slots, with one for the results of the channel before: their upper bytes are
+ * brought together (VUNZIP), limited from below, while those of the one before that are stored. The record of this channel is at
+ * \record, the pointer to the next one's at a4 + \next goes to \next_record.
  */
-.macro half_channel result, between:vararg
-    ee.ldqa.s16.128.ip a6, 16
-    ee.vmulas.s16.qacc.ld.ip q2, a6, 16, q0, q2
-    \between
-    ee.srcmb.s16.qacc \result, a8, 0
-    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 0
-.endm
-
-/*
- * A channel of sixteen tokens: 19 slots. The upper bytes of the results of the channel before are brought together and limited
- * from below, those of the one before that are stored. The pointer to the next channel's record is at a4 + \next.
- */
-.macro channel next
-    half_channel q1, ee.vunzip.8 q1, q4
+.macro channel record, next_record, next, is_last
+    ee.ldqa.s16.128.ip \record, 16
+    ee.vmulas.s16.qacc.ld.ip q2, \record, 16, q0, q2
+    ee.vunzip.8 q1, q4
+    ee.srcmb.s16.qacc q1, a8, 0
+    ee.vsmulas.s16.qacc.ld.incp q3, \record, q3, q6, 0
     ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
-    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 1
-    ee.vld.128.ip q2, a6, 16
+    ee.vsmulas.s16.qacc.ld.incp q3, \record, q3, q6, 1
+    ee.vmax.s8.st.incp q5, a5, q5, q4, q7
+    ee.vld.128.ip q2, \record, 16
     ee.srcmb.s16.qacc q1, a7, 0
-    half_channel q4, ee.vmax.s8.st.incp q5, a5, q5, q4, q7
-    l32i a6, a4, \next
-    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
-    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 1
-    ee.vld.128.ip q2, a6, 16
-    ee.srcmb.s16.qacc q4, a7, 0
-.endm
-
-.macro last_channel
-    half_channel q1, ee.vunzip.8 q1, q4
-    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
-    ee.vsmulas.s16.qacc.ld.incp q3, a6, q3, q6, 1
-    ee.vld.128.ip q2, a6, 16
-    ee.srcmb.s16.qacc q1, a7, 0
-    half_channel q4, ee.vmax.s8.st.incp q5, a5, q5, q4, q7
+    ee.ldqa.s16.128.ip \record, 16
+    ee.vmulas.s16.qacc.ld.ip q2, \record, 16, q0, q2
+    .if \is_last
+    nop
+    ee.srcmb.s16.qacc q4, a8, 0
+    ee.vsmulas.s16.qacc.ld.incp q3, \record, q3, q6, 0
     ee.vmulas.s16.qacc q0, q2
     ee.vsmulas.s16.qacc q3, q6, 1
-    nop
-    ee.srcmb.s16.qacc q4, a7, 0
     ee.vst.128.ip q5, a5, 16
+    ee.srcmb.s16.qacc q4, a7, 0
     ee.vunzip.8 q1, q4
     ee.vmax.s8 q4, q4, q7
     ee.vst.128.ip q4, a5, 0
+    .else
+    l32i \next_record, a4, \next
+    ee.srcmb.s16.qacc q4, a8, 0
+    ee.vsmulas.s16.qacc.ld.incp q3, \record, q3, q6, 0
+    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
+    ee.vsmulas.s16.qacc.ld.incp q3, \next_record, q3, q6, 1
+    ee.vld.128.ip q2, \next_record, 16
+    ee.srcmb.s16.qacc q4, a7, 0
+    .endif
 .endm
 
     /* a2 tvit_layernorm_channels */
@@ -182,20 +187,21 @@
     ee.vld.128.ip q2, a6, 16
     movi a8, 15
     addi a9, a9, -3
-    srli a10, a9, 1
+    srli a11, a9, 1
     /* The first two store nothing yet; what they write is overwritten. */
-    channel 4
-    channel 8
+    channel a6, a10, 4, 0
+    channel a10, a6, 8, 0
     addi a4, a4, 8
     addi a5, a5, -32
-    loopgtz a10, .Lpairs
-    channel 4
-    channel 8
+    loopgtz a11, .Lpairs
+    channel a6, a10, 4, 0
+    channel a10, a6, 8, 0
     addi a4, a4, 8
 .Lpairs:
     bbci a9, 0, .Llast
-    channel 4
+    channel a6, a10, 4, 0
+    mov a6, a10
 .Llast:
-    last_channel
+    channel a6, a10, 0, 1
     kernel_return
     .end no-transform

@@ -6,9 +6,9 @@
  *
  *     ((x * al + e0) >> 15) + x * ah + offset
  *
- * and y = (u + beta * beta_unit + 2^(shift-1)) >> shift for gamma = 1. For gamma = -1 it is -u that counts, the same with
- * -al, -ah, -offset and 2^15 - 1 - e0; for gamma = 0 all four are 0. So every channel takes the same instructions, and its
- * gamma and beta only say which of nine records of factors they read. What is added last is one number a lane,
+ * and y = (u + beta * beta_unit + 2^(shift-1)) >> shift for gamma = 1. For gamma = -1 it is -u that counts, the same
+ * with -al, -ah, -offset and 2^15 - 1 - e0; for gamma = 0 all four are 0. So every channel takes the same instructions,
+ * and its gamma and beta only say which of nine records of factors they read. What is added last is one number a lane,
  * offset + beta * beta_unit + 2^(shift-1) = -(w1 * 2^15 + w0).
  */
 #ifndef TVIT_PIE_LAYERNORM_LANES_H
@@ -37,7 +37,8 @@ enum { TVIT_LAYERNORM_RECORDS_BYTES = 9 * sizeof(tvit_layernorm_record) };
 
 // The factors of a block's tokens.
 typedef struct {
-    int16_t al[16], ah[16], e0[16];
+    uint32_t a[16];
+    int16_t e0[16];
     int32_t offset[16];
     int32_t minus_beta[3]; // -(beta * beta_unit + 2^(shift-1)) for beta = -1, 0, 1
     uint32_t low_bits;     // 0x7fff
@@ -53,7 +54,8 @@ typedef struct {
     int8_t minimum;                              // -127
 } tvit_layernorm_channels;
 
-// The sums of x and of x*x over 1 to 512 channels (more squares may not fit 40 bits) of half a block; x + 8 is the upper half.
+// The sums of x and of x*x over 1 to 512 channels (more squares may not fit 40 bits) of half a block; x + 8 is the
+// upper half.
 void tvit_layernorm_sums_lanes(const int16_t *x, uint32_t channels, tvit_qacc_image sums[2]);
 
 // The records of gamma = -1 (0 to 2) and gamma = 1 (6 to 8). |offset| + |minus_beta| < 2^30 - 2^15.

@@ -2,9 +2,10 @@
 // The scalar part of LayerNorm (CONTRACT.md, section 5): from the sums of a token to its factors, exactly, in about 130
 // instructions where bit-by-bit roots and quotients take 1000.
 //
-// One estimate serves both: r = 1/sqrt(V) from a table of eight bits and two Newton steps, to 28 bits. V * r is the root to one or two
-// units, C * r the quotient; what is left, V - d*d and C - A*d, is known to be below 2^31 in magnitude, so 32-bit
-// arithmetic gives it exactly and says how to correct the estimate. Divisions by N multiply by a reciprocal.
+// One estimate serves both: r = 1/sqrt(V) from a table of eight bits and two Newton steps, to 28 bits. V * r is the
+// root to one or two units, C * r the quotient; what is left, V - d*d and C - A*d, is known to be below 2^31 in
+// magnitude, so 32-bit arithmetic gives it exactly and says how to correct the estimate. Divisions by N multiply by a
+// reciprocal.
 //
 // Plain C, so that it can be checked against exact arithmetic on any machine.
 #ifndef TVIT_PIE_LAYERNORM_SCALE_H
@@ -33,6 +34,8 @@ static inline uint32_t tvit_divide(uint32_t a, uint32_t b) {
     return a / b;
 }
 #endif
+
+#define RARELY(condition) __builtin_expect(condition, 0)
 
 static inline uint64_t tvit_multiply_wide(uint32_t a, uint32_t b) {
     return (uint64_t)tvit_multiply_high(a, b) << 32 | a * b;
@@ -104,10 +107,11 @@ static const uint8_t tvit_layernorm_roots[192] = {
     // clang-format on
 };
 
-// s1, s2: sums of x and x*x over the n channels.
-static inline tvit_layernorm_factors tvit_layernorm_scale(const tvit_layernorm_constants *k, int32_t s1, uint64_t s2) {
+// s1, s2: sums of x and x*x over the n channels, s2 in two words.
+static inline tvit_layernorm_factors tvit_layernorm_scale(const tvit_layernorm_constants *k, int32_t s1,
+                                                          uint32_t s2_low, uint32_t s2_high) {
     uint32_t magnitude = s1 < 0 ? 0u - (uint32_t)s1 : (uint32_t)s1;
-    uint64_t v = tvit_multiply_wide(k->n, (uint32_t)s2) + ((uint64_t)(k->n * (uint32_t)(s2 >> 32)) << 32) -
+    uint64_t v = tvit_multiply_wide(k->n, s2_low) + ((uint64_t)(k->n * s2_high) << 32) -
                  tvit_multiply_wide(magnitude, magnitude) + k->epsilon;
 
     // v = m * 2^(32 - 2 half), with m in 2^30 ... 2^32 - 1; half is 4 ... 31 because v < 2^55
@@ -131,28 +135,28 @@ static inline tvit_layernorm_factors tvit_layernorm_scale(const tvit_layernorm_c
 
     uint32_t d = tvit_multiply_high(m, r) >> (half - 2);
     int32_t left = (int32_t)(low - d * d);
-    while (left < 0) {
+    while (RARELY(left < 0)) {
         d--;
         left += (int32_t)(2 * d + 1);
     }
-    while ((uint32_t)left > 2 * d) {
+    while (RARELY((uint32_t)left > 2 * d)) {
         left -= (int32_t)(2 * d + 1);
         d++;
     }
 
-    uint32_t a = (1u << 30) - 1;
-    if (d > k->c_cap) { // else C / d is 2^30 or more
-        int32_t shift = k->c_zeros - (int32_t)half;
-        a = tvit_multiply_high(k->c_top, r);
-        a = shift < 0 ? a << 1 : shift < 32 ? a >> shift : 0; // below -1 it would be capped
-        left = (int32_t)(k->c_low - a * d);
-        if ((uint32_t)left >= d) { // the estimate is not exact, or d is small and far from the root of V
-            if (left >= 0)
-                a += tvit_divide((uint32_t)left, d);
-            else
-                a -= tvit_divide(0u - (uint32_t)left + d - 1, d);
-        }
-    }
+    uint32_t a = tvit_multiply_high(k->c_top, r);
+    int32_t shift = k->c_zeros - (int32_t)half;
+    if (RARELY((uint32_t)shift >= 32)) // below -1 it will be capped
+        a = shift < 0 ? a << 1 : 0;
+    else
+        a >>= shift;
+    left = (int32_t)(k->c_low - a * d);
+    if (RARELY(d <= k->c_cap)) // C / d is 2^30 or more
+        a = (1u << 30) - 1;
+    else if (RARELY(left < 0))
+        a -= tvit_divide(0u - (uint32_t)left + d - 1, d);
+    else if ((uint32_t)left >= d) // the root of V is not d, so C times its reciprocal is less than C / d
+        a += tvit_divide((uint32_t)left, d);
 
     // s1 = mean * n + rest, a = part * n + a_rest:  B = mean * a + (rest * a) / n
     uint32_t raised = (uint32_t)(s1 + (int32_t)(k->n << 15)), mean = tvit_divide_by_n(k, raised);
@@ -163,10 +167,11 @@ static inline tvit_layernorm_factors tvit_layernorm_scale(const tvit_layernorm_c
     uint32_t sum = product_low + fraction;
     product_high += sum < fraction;
     uint32_t minus_low = 0u - sum, minus_high = 0u - product_high - (sum != 0);
-    tvit_layernorm_factors factors = {.a = a,
-                                      .offset = (int32_t)((minus_high << 17 | minus_low >> 15) + a),
-                                      .remainder = minus_low & 0x7fff};
+    tvit_layernorm_factors factors = {
+        .a = a, .offset = (int32_t)((minus_high << 17 | minus_low >> 15) + a), .remainder = minus_low & 0x7fff};
     return factors;
 }
+
+#undef RARELY
 
 #endif

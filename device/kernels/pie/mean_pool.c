@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mean pooling (CONTRACT.md, section 9) of token blocks. It runs once in a model, on one channel in 16 lanes after the other.
+// Mean pooling (CONTRACT.md, section 9) of token blocks. It runs once in a model, on one channel in 16 lanes after the
+// other.
 #include "pie_kernels.h"
 
 enum { LANES = TVIT_BLOCK_TOKENS };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Patch embedding (CONTRACT.md, section 4) straight from the image. Some blocks of tokens at a time: the pixels of sixteen
-// patches become [k][16] vectors of pixel - 128 in the scratch memory, the position embedding becomes the output, and the
-// weights' rows are added to it. The parts share the lines of the patches, then the tiles of 16 channels.
+// Patch embedding (CONTRACT.md, section 4) straight from the image. Some blocks of tokens at a time: the pixels of
+// sixteen patches become [k][16] vectors of pixel - 128 in the scratch memory, the position embedding becomes the
+// output, and the weights' rows are added to it. The parts share the lines of the patches, then the tiles of 16
+// channels.
 #include "patch_embed_lanes.h"
 #include "pie_kernels.h"
 #include "stream.h"

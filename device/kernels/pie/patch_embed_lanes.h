@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-// Transposes bytes of sixteen rows: out[i][lane] = rows[lane][offset + i] ^ flip, for i < 16 * groups. All addresses are
-// multiples of 16.
+// Transposes bytes of sixteen rows: out[i][lane] = rows[lane][offset + i] ^ flip, for i < 16 * groups. All addresses
+// are multiples of 16.
 typedef struct {
     const uint8_t *rows[16];
     uint32_t offset;

@@ -32,9 +32,18 @@ void twins_patch_embed(void) {
         twins_absent();
         return;
     }
-    const uint32_t size = twins_one_in(8) ? twins_between(7, 16) : twins_between(1, 6), channels = twins_between(1, 4);
-    const uint32_t down = twins_between(1, size > 6 ? 4 : 8), across = twins_between(1, size > 6 ? 4 : 8);
-    const uint32_t n = twins_between(1, size > 6 ? 20 : 50), prefix = twins_draw() % 3, k = size * size * channels;
+    // Half of them as models have them: a line of a patch and the outputs multiples of 16. Some of several groups of
+    // blocks.
+    const uint32_t usual = twins_draw() % 2, groups = twins_one_in(8);
+    const uint32_t channels = groups || usual ? 1u << twins_draw() % 3 : twins_between(1, 4);
+    const uint32_t size = groups            ? 16
+                          : usual           ? 16 / channels
+                          : twins_one_in(4) ? twins_between(7, 16)
+                                            : twins_between(1, 6);
+    const uint32_t most = groups ? 9 : size > 6 ? 4 : 8;
+    const uint32_t down = twins_between(groups ? 6 : 1, most), across = twins_between(groups ? 6 : 1, most);
+    const uint32_t n = usual || groups ? 16 * twins_between(1, 2) : twins_between(1, size > 6 ? 20 : 50);
+    const uint32_t prefix = twins_draw() % 3, k = size * size * channels;
     const uint32_t patches = down * across, tokens = prefix + patches, image_bytes = patches * k;
     const uint32_t overlap = twins_draw() % 2;
     twins_note("patch", size);

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bare program: runs operators that a test has put into memory, part after part, and counts the cycles of each.
+// host/tests/pie_operators.py fills the mailbox. For operators whose parts do not meet at a barrier.
+#include "kernels/pie/pie_kernels.h"
+
+#include <string.h>
+
+typedef struct {
+    enum { LAYERNORM, PATCH_EMBED, MEAN_POOL } kind;
+    const void *args;
+    void *scratch;
+    uint32_t scratch_bytes; // out: what the kernel asks for
+    uint32_t parts;
+    uint32_t cycles[TVIT_MAX_CORES]; // out
+} operator_case;
+
+struct {
+    uint32_t count;
+    operator_case *cases;
+} mailbox = {0, NULL};
+
+void *memcpy(void *restrict to, const void *restrict from, size_t count) {
+    uint8_t *t = to;
+    const uint8_t *f = from;
+    while (count--)
+        *t++ = *f++;
+    return to;
+}
+
+void *memset(void *to, int value, size_t count) {
+    uint8_t *t = to;
+    while (count--)
+        *t++ = (uint8_t)value;
+    return to;
+}
+
+static uint32_t cycle_count(void) {
+    uint32_t value;
+    __asm__ volatile("rsr.ccount %0" : "=a"(value) : : "memory");
+    return value;
+}
+
+static void run(const operator_case *c, const tvit_team *team) {
+    switch (c->kind) {
+    case LAYERNORM:
+        tvit_layernorm_pie(c->args, c->scratch, team);
+        break;
+    case PATCH_EMBED:
+        tvit_patch_embed_pie(c->args, c->scratch, team);
+        break;
+    case MEAN_POOL:
+        tvit_mean_pool_pie(c->args, c->scratch, team);
+        break;
+    }
+}
+
+int main(void) {
+    for (uint32_t i = 0; i < mailbox.count; i++) {
+        operator_case *c = &mailbox.cases[i];
+        for (uint32_t part = 0; part < c->parts; part++) {
+            tvit_team team = {part, c->parts, NULL};
+            uint32_t start = cycle_count();
+            run(c, &team);
+            c->cycles[part] = cycle_count() - start;
+        }
+        c->scratch_bytes = (uint32_t)(c->kind == LAYERNORM     ? tvit_layernorm_buffer_size_pie(c->args)
+                                      : c->kind == PATCH_EMBED ? tvit_patch_embed_buffer_size_pie(c->args)
+                                                               : tvit_mean_pool_buffer_size_pie(c->args));
+    }
+    return 0;
+}
