@@ -94,7 +94,7 @@ typedef struct {
 
 // The lowest offset at which item i meets no placed one that is alive together with it.
 static uint32_t first_fit(const layout *l, uint32_t i, uint32_t placed) {
-    const item *mine = &l->items[i];
+    const item *mine = &l->items[i], *under = NULL; // the image, where the item would lie over it
     uint32_t at = 0;
     for (uint32_t j = 0; j < placed; j++) {
         uint32_t u = l->placed[j];
@@ -103,8 +103,14 @@ static uint32_t first_fit(const layout *l, uint32_t i, uint32_t placed) {
         uint32_t end = other->offset + other->bytes;
         if (!together(mine->life, other->life) || at >= end) continue;
         if (i == 0 && u == l->partner) end = other->offset + l->lead;
-        if (i == l->partner && u == 0 && at + l->lead <= other->offset) continue;
+        if (i == l->partner && u == 0 && at + l->lead <= other->offset) {
+            under = other;
+            continue;
+        }
         if (at < end) at = end;
+        // Moved up, it may now be ahead of the image.
+        if (under && at + l->lead > under->offset && at < under->offset + under->bytes)
+            at = under->offset + under->bytes;
     }
     return at;
 }

@@ -12,24 +12,34 @@ from tvhil.errors import BoardError
 from tvhil.evaluation.device import DeviceFacts, Run
 from tvhil.evaluation.run import Input
 from tvhil.packing import TvitModel, pack_vit, read_model
-from tvhil.packing.format import ScaleMode, align
+from tvhil.packing.format import Plan, ScaleMode, align
 from tvhil.packing.random_vit import random_vit
+from tvhil.packing.schedule import Schedule
+from tvhil.packing.trits import Codec
 from tvhil.prediction import OperatorOutput, Predictor
 
 
-def plan_without_reuse(file: bytes) -> tuple[int, int, int, list[int]]:
+def plan_without_reuse(file: bytes) -> Plan:
     """A valid memory plan that needs no C runtime: every tensor in its own place."""
+    model = read_model(file, check_plan=False)
     offsets, end = [], 0
-    for tensor in read_model(file, check_plan=False).tensors:
+    for tensor in model.tensors:
         offsets.append(end)
         end = align(end + tensor.bytes)
-    return end, end, 0, offsets
+    return Plan(end, 0, tuple(offsets), ((0, 0),) * len(model.operators))
 
 
 @cache
 def small_model(seed: int = 0, scale_mode: ScaleMode = ScaleMode.STATIC) -> TvitModel:
     vit = random_vit(seed, scale_mode=scale_mode, depth=1)
     return read_model(pack_vit(vit, planner=plan_without_reuse))
+
+
+@cache
+def model_in_pieces() -> TvitModel:
+    """A model whose layers are several operators each."""
+    schedule = Schedule(heads_split=True, attention_groups=2, mlp_passes=2, fc1_chunks=2)
+    return read_model(pack_vit(random_vit(0, image_size=(20, 20), depth=1), Codec.GAPS, plan_without_reuse, schedule))
 
 
 def random_inputs(model: TvitModel, count: int, seed: int = 0) -> list[Input]:
@@ -80,8 +90,16 @@ class FakeDevice:
         )
 
     def read_tensor(self, tensor: int) -> tuple[np.ndarray, np.ndarray | None]:
-        output = next(o for o in reversed(self._outputs) if o.tensor == tensor)
-        return output.values, output.multipliers
+        record = self.model.tensors[tensor]
+        values = np.zeros((record.rows, record.columns), record.dtype.numpy)
+        multipliers = np.ones(record.rows, np.uint16) if record.per_token else None
+        for output in self._outputs:
+            if output.tensor == tensor:
+                rows, columns = output.region.slices
+                values[rows, columns] = output.values
+                if multipliers is not None:
+                    multipliers[rows] = output.multipliers
+        return values, multipliers
 
     def memory(self) -> dict:
         return {"arena": {"measured": 640}, "stack": {"measured": 300, "limit": 4096}, "static": 1000, "heap": 0}

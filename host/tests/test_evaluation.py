@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from evaluation_fakes import FakeDevice, random_inputs, small_model
+from evaluation_fakes import FakeDevice, model_in_pieces, random_inputs, small_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,13 +43,17 @@ def test_the_board_gets_exactly_the_images_of_the_evaluation(tmp_path):
     assert device.images == [item.load().tobytes() for item in inputs]
 
 
-@pytest.mark.parametrize("index", range(len(small_model().operators)))
-def test_one_changed_element_is_reported_to_the_operator_token_and_channel(tmp_path, index):
-    model = small_model()
+@pytest.mark.parametrize(
+    ("of", "index"),
+    [(of, index) for of in (small_model, model_in_pieces) for index in range(len(of().operators))],
+)
+def test_one_changed_element_is_reported_to_the_operator_token_and_channel(tmp_path, of, index):
+    model = of()
     op, tensor = model.operators[index], model.tensors[model.operators[index].output]
-    token, channel = tensor.rows - 1, tensor.columns // 2
+    region = model.output_region(op)
+    token, channel = region.row + region.rows - 1, region.column + region.columns // 2
     inputs = random_inputs(model, 2)
-    original = int(Predictor(model).trace(inputs[0].load())[index].values[token, channel])
+    original = int(Predictor(model).trace(inputs[0].load())[index].values[-1, region.columns // 2])
 
     def corrupt(run, outputs):
         # A wrong operator changes its own output and everything that follows.
@@ -64,7 +68,7 @@ def test_one_changed_element_is_reported_to_the_operator_token_and_channel(tmp_p
     assert (found["expected"], found["got"]) == (original, original ^ 1)
     digits = 2 * tensor.dtype.numpy.itemsize
     assert found["got_hex"] == f"0x{(original ^ 1) & (16**digits - 1):0{digits}x}"
-    assert (found["differing"], found["elements"]) == (1, tensor.rows * tensor.columns)
+    assert (found["differing"], found["elements"]) == (1, region.rows * region.columns)
 
 
 def test_a_changed_per_token_scale_is_reported_with_its_token(tmp_path):
@@ -272,14 +276,26 @@ def test_figures_of_a_report():
     assert report["latency"]["measured"] == {"mean": 109.5, "p50": 109, "p95": 118, "max": 119}
     assert report["latency"]["relative_error"] == round(110 / 109.5 - 1, 6)
     assert report["latency"]["layers"] == [
-        {"name": "a", "measured": 40, "predicted": 40},
-        {"name": "b", "measured": 50, "predicted": 60},
-        {"name": reports.REMAINDER, "measured": 19.5, "predicted": 10},
+        {"name": "a", "measured": 40, "predicted": 40, "operators": [0]},
+        {"name": "b", "measured": 50, "predicted": 60, "operators": [1]},
+        {"name": reports.REMAINDER, "measured": 19.5, "predicted": 10, "operators": []},
     ]
     assert report["link"] == {
         "bytes_sent": 200, "bytes_received": 400, "frames": 20, "retries": 0, "crc_errors": 0, "seconds": 10,
     }  # fmt: skip
     assert report["memory"]["arena"] == {"measured": 5, "predicted": None}
+
+
+def test_the_pieces_of_a_layer_are_one_row_of_a_report():
+    report = reports.empty_report()
+    prediction = LatencyPrediction("cycles", 100.0, (("a", 10.0), ("b", 20.0), ("a", 30.0), ("c", 5.0)))
+    reports.fill_latency_prediction(report, prediction, ["a", "b", "a", "c"])
+    layers = report["latency"]["layers"]
+    assert [(r["name"], r["predicted"], r["operators"]) for r in layers] == [
+        ("a", 40, [0, 2]), ("b", 20, [1]), ("c", 5, [3]), (reports.REMAINDER, 35, []),
+    ]  # fmt: skip
+    reports.fill_layers(layers, "measured", [1.0, 2.0, 3.0])  # a run that stopped before the last operator
+    assert [row["measured"] for row in layers] == [4, 2, None, None]
 
 
 def test_accuracy_is_null_where_there_are_no_labels():

@@ -48,7 +48,7 @@ class Matrix:
 
 
 @drawn
-@given(st.integers(1, 100), st.integers(1, 200), CODECS)
+@given(st.integers(1, 100), st.integers(1, 200), st.sampled_from([Codec.BASE3, Codec.TWO_BIT]))
 def test_sizes_of_packed_matrices_agree(n, k, codec):
     lib = default_runtime().lib
     assert lib.tvit_matrix_bytes(codec, n, k) == matrix_bytes(codec, n, k)
@@ -64,9 +64,10 @@ def test_sizes_of_packed_matrices_agree(n, k, codec):
     st.sampled_from(list(KINDS)),
     st.booleans(),
     st.integers(1, 127),
+    st.sampled_from([0, 0, 5]),
     SEEDS,
 )
-def test_linear_equals_numpy(rows, k, n, codec, kind, per_token, limit, seed):
+def test_linear_equals_numpy(rows, k, n, codec, kind, per_token, limit, wider, seed):
     rng = np.random.default_rng(seed)
     matrix = Matrix(rng, n, k, codec, 127)
     x = rng.choice(np.array([-127, 127], np.int8), (rows, k)) if seed % 4 == 0 else rng.integers(-127, 128, (rows, k))
@@ -76,8 +77,11 @@ def test_linear_equals_numpy(rows, k, n, codec, kind, per_token, limit, seed):
     if kind == "table":
         table = rng.integers(-127, 128, 256).astype(np.int8)
     wide = kind.startswith("i16")
-    old = rng.integers(-32767, 32768, (rows, n)).astype(np.int16)
-    output = old.copy() if wide else np.zeros((rows, n), np.int8)
+    if kind == "table_per_token":
+        wider = 0  # rows are quantized as a whole
+    columns = slice(wider, wider + n)
+    old = rng.integers(-127, 128, (rows, n + 2 * wider)).astype(np.int16 if wide else np.int8)
+    output = old.copy()
     out_multipliers = np.zeros(rows, np.uint16)
     default_runtime().call_kernel(
         "linear",
@@ -89,21 +93,24 @@ def test_linear_equals_numpy(rows, k, n, codec, kind, per_token, limit, seed):
             KINDS[kind],
             limit,
             table.ctypes.data,
-            output.ctypes.data,
+            output[:, columns].ctypes.data,
             out_multipliers.ctypes.data,
+            output.shape[1],
         ),
     )
     limit = 32767 if wide else limit
     y = matrix.numpy.per_token(x, multipliers, limit) if per_token else matrix.numpy.static(x, limit)
     y = y.astype(np.int32)
     if kind == "i16_add":
-        y = ops.clamp(old + y, 32767)
+        y = ops.clamp(old[:, columns] + y, 32767)
     if kind.startswith("table"):
         y = table[y + 128]
     if kind == "table_per_token":
         y, expected = ops.quantize_rows(y)
         assert (out_multipliers == expected).all()
-    assert (output == y).all()
+    assert (output[:, columns] == y).all()
+    output[:, columns] = old[:, columns]
+    assert (output == old).all()
 
 
 @drawn
@@ -201,14 +208,26 @@ def test_layernorm_equals_numpy(rows, n, spread, shift, per_token, smaller, seed
     st.integers(1, 24),
     st.booleans(),
     st.sampled_from([1, 20, 127]),
+    st.booleans(),
     SEEDS,
 )
 def test_attention_equals_numpy(
-    tokens, heads, head_dim, score_shift, exp_multiplier, out_multiplier, out_shift, per_token, limit, seed
+    tokens, heads, head_dim, score_shift, exp_multiplier, out_multiplier, out_shift, per_token, limit, in_place, seed
 ):
+    """In place, all four are columns of one tensor, and the output replaces the queries."""
     rng = np.random.default_rng(seed)
-    q, k, v = rng.integers(-limit, limit + 1, (3, tokens, heads * head_dim)).astype(np.int8)
-    output, multipliers = np.zeros((tokens, heads * head_dim), np.int8), np.zeros(tokens, np.uint16)
+    width = heads * head_dim
+    in_place = in_place and not per_token
+    tensor = rng.integers(-limit, limit + 1, (tokens, 4 * width)).astype(np.int8)
+    q, k, v, output = (tensor[:, i * width : (i + 1) * width] for i in range(4))
+    old, multipliers = tensor.copy(), np.zeros(tokens, np.uint16)
+    if not in_place:
+        q, k, v, output = (np.ascontiguousarray(part) for part in (q, k, v, output))
+    result, stride = (q, 4 * width) if in_place else (output, width)
+    expected = ops.attention(
+        q[None].copy(), k[None].copy(), v[None].copy(), heads, score_shift, exp_multiplier, out_multiplier, out_shift,
+        32767 if per_token else 127,
+    )[0]  # fmt: skip
     constants = (score_shift, exp_multiplier, out_multiplier, out_shift)
     default_runtime().call_kernel(
         "attention",
@@ -216,20 +235,22 @@ def test_attention_equals_numpy(
             q.ctypes.data,
             k.ctypes.data,
             v.ctypes.data,
+            *[stride] * 4,
             tokens,
             heads,
             head_dim,
             *constants,
-            output.ctypes.data,
+            result.ctypes.data,
             per_token,
             multipliers.ctypes.data,
         ),
     )
-    o = ops.attention(q[None], k[None], v[None], heads, *constants, 32767 if per_token else 127)[0]
     if per_token:
-        o, expected = ops.quantize_rows(o)
-        assert (multipliers == expected).all()
-    assert (output == o).all()
+        expected, scales = ops.quantize_rows(expected)
+        assert (multipliers == scales).all()
+    assert (result == expected).all()
+    if in_place:  # nothing but the output and the keys, which a kernel may use up
+        assert (tensor[:, 2 * width :] == old[:, 2 * width :]).all()
 
 
 def test_attention_over_the_most_tokens_equals_numpy():
@@ -239,8 +260,9 @@ def test_attention_over_the_most_tokens_equals_numpy():
     output = np.zeros((tokens, head_dim), np.int8)
     constants = (2, 3000, 9 << 16, 16)
     args = CAttentionArgs(
-        q.ctypes.data, k.ctypes.data, v.ctypes.data, tokens, heads, head_dim, *constants, output.ctypes.data, 0, None
-    )
+        q.ctypes.data, k.ctypes.data, v.ctypes.data, *[head_dim] * 4, tokens, heads, head_dim, *constants,
+        output.ctypes.data, 0, None,
+    )  # fmt: skip
     default_runtime().call_kernel("attention", args)
     assert (output == ops.attention(q[None], k[None], v[None], heads, *constants, 127)[0]).all()
 

@@ -18,7 +18,7 @@ from tvhil.packing.format import OpKind, ScaleMode
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.trits import Codec
 from tvhil.prediction.latency import RUN, CostModel, _dot_features, kind_of, operator_features, run_features
-from tvhil.prediction.memory import MemoryLimits, check_fit, predict_memory
+from tvhil.prediction.memory import MemoryLimits, arena_bytes, check_fit, predict_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -183,14 +183,25 @@ def test_writing_the_cost_table_leaves_the_rest_of_the_board_file_alone(calibrat
 def test_a_model_too_big_for_a_board_is_refused_with_both_numbers(what, missing):
     model = small_model()
     need = {"arena": model.plan.arena_bytes, "model": model.file_bytes}[what]
-    check_fit(model, MemoryLimits(**{what: need}), "b")
+    check_fit(model, MemoryLimits(**{what: need}, kernels="pie"), "b")
     with pytest.raises(InputError, match=f"needs {need:,} bytes, b has {need - missing:,}"):
-        check_fit(model, MemoryLimits(**{what: need - missing}), "b")
+        check_fit(model, MemoryLimits(**{what: need - missing}, kernels="pie"), "b")
+
+
+def test_boards_with_portable_kernels_need_their_scratch_behind_the_plan():
+    model = small_model()  # planned without any scratch
+    need = arena_bytes(model, "portable")
+    assert need > arena_bytes(model, "pie") == model.plan.arena_bytes
+    check_fit(model, MemoryLimits(arena=need), "b")
+    with pytest.raises(InputError, match=f"needs {need:,} bytes"):
+        check_fit(model, MemoryLimits(arena=need - 1), "b")
+    per_token = small_model(0, ScaleMode.PER_TOKEN)  # runs on the portable kernels everywhere
+    assert arena_bytes(per_token, "pie") == arena_bytes(per_token, "portable") > per_token.plan.arena_bytes
 
 
 def test_memory_is_predicted_from_the_plan():
     model = small_model()
-    memory = predict_memory(model, MemoryLimits(stack=8192, static=100))
+    memory = predict_memory(model, MemoryLimits(stack=8192, static=100, kernels="pie"))
     assert memory["arena"] == {"measured": None, "predicted": model.plan.arena_bytes}
     assert memory["stack"] == {"measured": None, "limit": 8192}
     assert (memory["static"], memory["model_bytes"], memory["heap"]) == (100, model.file_bytes, None)

@@ -3,6 +3,7 @@
 
 import os
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tvhil.errors import InputError, MissingToolError
 from tvhil.packing import ModelError, Status, pack_vit, read_model
 from tvhil.packing.format import MODEL, OPERATOR, PLAN, TENSOR, ScaleMode
 from tvhil.packing.random_vit import random_vit
+from tvhil.packing.schedule import Schedule
 from tvhil.packing.trits import Codec
 from tvhil.prediction.predictor import Predictor
 from tvhil.runtime import (
@@ -68,6 +70,31 @@ def test_a_deep_model_with_more_than_64_tensors_computes_what_numpy_predicts(mod
     assert len(assert_runs_as_predicted(file, 5).tensors) > 128
 
 
+@st.composite
+def drawn_schedules(draw):
+    """A schedule, and the options of a model that can have it."""
+    options = draw(drawn_options()) | {"scale_mode": ScaleMode.STATIC, "depth": draw(st.integers(1, 2))}
+    split = draw(st.booleans())
+    if split:
+        options["embed_dim"] = options["heads"] * draw(st.sampled_from([16, 32]))
+    options["mlp_dim"] = draw(st.sampled_from([5, 32, 80]))
+    number = st.integers(1, 3)
+    return options, Schedule(split, draw(st.booleans()), draw(number), draw(number), draw(number), draw(number))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(drawn_schedules(), st.sampled_from(list(Codec)), st.integers(0, 10_000))
+def test_a_schedule_changes_no_bit_of_any_piece_and_no_logit(drawn, codec, seed):
+    options, schedule = drawn
+    vit = random_vit(seed, **options)
+    whole, pieces = read_model(pack_vit(vit)), pack_vit(vit, codec, schedule=schedule)
+    loaded = assert_runs_as_predicted(pieces, seed)
+    image = draw_image(whole, seed)
+    logits = Predictor(whole).run(image[None])[0]
+    assert (loaded.run(image) == logits).all()
+    assert (Predictor(read_model(pieces)).run(np.stack([image, 255 - image]))[0] == logits).all()
+
+
 def test_deit_tiny_at_224_computes_what_numpy_predicts():
     vit = random_vit(
         1, image_size=(224, 224), channels=3, patch_size=16, embed_dim=192, depth=12, heads=3, mlp_dim=768, classes=1000
@@ -104,6 +131,16 @@ def test_the_plan_of_deit_tiny_is_the_peak_of_what_is_alive():
     )
     # In the MLP: the residual stream, the normalized tokens and the hidden layer, for whole blocks of tokens.
     assert model.plan.arena_bytes == 208 * (192 * 2 + 192 + 768)
+
+
+@pytest.mark.parametrize("lines", range(1, 9))
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_the_plan_of_an_image_larger_than_the_stream_is_one_that_both_accept(lines, prefix):
+    vit = random_vit(
+        0, image_size=(16 * lines, 64), channels=3, patch_size=16, depth=1, prefix_tokens=prefix, mean_pool=prefix == 0
+    )
+    model = assert_runs_as_predicted(pack_vit(vit), lines)
+    assert model.image_lead() is not None
 
 
 def test_each_operator_has_the_scratch_that_plans_are_made_for():
@@ -152,19 +189,20 @@ def assert_refused_alike(file: bytes) -> Status | None:
     return ours[0] if ours else None
 
 
+KINDS = ("static", "per_token", "pieces")
 RECORDS = {"MODL": MODEL, "TENS": TENSOR, "OPER": OPERATOR, "PLAN": PLAN}
 EXTREMES = [0, 1, 2, 3, 16, 127, 128, 255, 2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 16, 2**32 - 1]
 
 
 @settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
-    st.sampled_from([(ScaleMode.STATIC, Codec.BASE3), (ScaleMode.PER_TOKEN, Codec.TWO_BIT)]),
+    st.sampled_from(KINDS),
     st.sampled_from(sorted(RECORDS)),
     st.integers(0, 2**31),
     st.one_of(st.sampled_from(EXTREMES), st.integers(0, 2**32 - 1), st.integers(0, 64)),
 )
 def test_a_changed_field_is_refused_alike_by_both_readers(kind, tag, position, value):
-    file = bytearray(model_file(*kind))
+    file = bytearray(model_file(kind))
     at, size = sections(bytes(file))[tag]
     fields = [
         (at + record + offset, np.dtype((dtype.base, dtype.shape)).base, index)
@@ -182,13 +220,13 @@ def test_a_changed_field_is_refused_alike_by_both_readers(kind, tag, position, v
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(
-    st.sampled_from([(ScaleMode.STATIC, Codec.BASE3), (ScaleMode.PER_TOKEN, Codec.TWO_BIT)]),
+    st.sampled_from(KINDS),
     st.sampled_from(["DATA", "NAME", "PLAN", "OPER"]),
     st.integers(0, 2**31),
     st.integers(1, 255),
 )
 def test_a_changed_byte_is_refused_alike_by_both_readers(kind, tag, position, flip):
-    file = bytearray(model_file(*kind))
+    file = bytearray(model_file(kind))
     at, size = sections(bytes(file))[tag]
     file[at + position % size] ^= flip
     assert_refused_alike(reseal(file))
@@ -197,7 +235,7 @@ def test_a_changed_byte_is_refused_alike_by_both_readers(kind, tag, position, fl
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(0, 64 + 7 * 32 - 1), st.integers(1, 255))
 def test_a_changed_byte_of_header_or_section_table_is_refused_alike_by_both_readers(at, flip):
-    file = bytearray(model_file(ScaleMode.STATIC, Codec.BASE3))
+    file = bytearray(model_file("static"))
     file[at] ^= flip
     assert assert_refused_alike(bytes(file)) is not None
     if at >= 64:
@@ -207,7 +245,7 @@ def test_a_changed_byte_of_header_or_section_table_is_refused_alike_by_both_read
 @settings(deadline=None, derandomize=True)
 @given(st.integers(0, 4096))
 def test_a_truncated_file_is_refused_alike_by_both_readers(keep):
-    file = model_file(ScaleMode.STATIC, Codec.BASE3)
+    file = model_file("static")
     assert assert_refused_alike(file[: min(keep, len(file) - 1)]) == Status.BAD_SIZE
 
 
@@ -231,16 +269,17 @@ def test_a_plan_without_scratch_runs_with_more_memory_behind_it():
     assert_runs_as_predicted(pack_vit(random_vit(0), planner=starved), 0)
 
 
-_files: dict[tuple[ScaleMode, Codec], bytes] = {}
-
-
-def model_file(mode: ScaleMode, codec: Codec) -> bytes:
-    """A small model of each kind, packed once."""
-    if (mode, codec) not in _files:
-        _files[mode, codec] = small_file(
-            2, codec, image_size=(6, 4), patch_size=2, embed_dim=10, depth=1, mlp_dim=19, classes=3, scale_mode=mode
-        )
-    return _files[mode, codec]
+@cache
+def model_file(kind: str) -> bytes:
+    """A small model of each kind."""
+    if kind == "pieces":
+        schedule = Schedule(heads_split=True, attention_groups=2, mlp_passes=2, fc1_chunks=2, fc1_groups=2)
+        options = {"image_size": (10, 10), "patch_size": 2, "embed_dim": 32, "heads": 2, "depth": 1, "mlp_dim": 32}
+        return pack_vit(random_vit(2, classes=3, **options), Codec.GAPS, trivial_planner, schedule)
+    mode, codec = {"static": (ScaleMode.STATIC, Codec.BASE3), "per_token": (ScaleMode.PER_TOKEN, Codec.TWO_BIT)}[kind]
+    return small_file(
+        2, codec, image_size=(6, 4), patch_size=2, embed_dim=10, depth=1, mlp_dim=19, classes=3, scale_mode=mode
+    )
 
 
 # --- the binding ---------------------------------------------------------------------------------------------

@@ -248,18 +248,43 @@ def fill_measured(report: Json, summary: Summary) -> None:
 def fill_latency_prediction(report: Json, prediction: LatencyPrediction | None, names: Sequence[str]) -> None:
     """Write the cost model's figures into a report; `names` are the operators' names."""
     latency = report["latency"]
-    latency["layers"] = [{"name": name, "measured": None, "predicted": None} for name in names]
+    latency["layers"] = layer_rows(names)
     if prediction is None:
         return
     latency["unit"], latency["predicted"] = prediction.unit, _number(prediction.total)
-    for row, (_, value) in zip(latency["layers"], prediction.layers, strict=True):
-        row["predicted"] = _number(value)
-    rest = prediction.total - sum(value for _, value in prediction.layers)
-    latency["layers"].append({"name": REMAINDER, "measured": None, "predicted": _number(rest)})
+    values = [value for _, value in prediction.layers]
+    fill_layers(latency["layers"], "predicted", values)
+    latency["layers"].append(_remainder() | {"predicted": _number(prediction.total - sum(values))})
+
+
+def layer_rows(names: Sequence[str]) -> list[Json]:
+    """One row a layer, in the order of their first operators; `operators` are the layer's pieces, those of its name."""
+    rows: dict[str, Json] = {}
+    for index, name in enumerate(names):
+        row = rows.setdefault(name, {"name": name, "measured": None, "predicted": None, "operators": []})
+        row["operators"].append(index)
+    return list(rows.values())
+
+
+def fill_layers(rows: Sequence[Json], key: str, values: Sequence[float]) -> None:
+    """Write what each operator took into the rows of their layers: the sum over a layer's operators.
+
+    Args:
+        rows: of `layer_rows`.
+        key: 'measured' or 'predicted'.
+        values: one an operator; of the first ones, where a run stopped early.
+    """
+    for row in rows:
+        if row["operators"] and row["operators"][-1] < len(values):
+            row[key] = _number(sum(values[index] for index in row["operators"]))
+
+
+def _remainder() -> Json:
+    return {"name": REMAINDER, "measured": None, "predicted": None, "operators": []}
 
 
 def render(report: Mapping[str, Any], *, layers: bool = False) -> list[RenderableType]:
-    """Tables of a report: the figures, and with `layers` one row an operator."""
+    """Tables of a report: the figures, and with `layers` one row a layer."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -324,12 +349,11 @@ def _number(value: float) -> int | float:
 def _fill_layers(latency: Json, means: Sequence[float], total: float | None) -> None:
     if latency["layers"] is None:
         return
-    for row, value in zip(latency["layers"], means, strict=False):
-        row["measured"] = _number(value)
+    fill_layers(latency["layers"], "measured", means)
     if total is None:
         return
     if latency["layers"][-1]["name"] != REMAINDER:
-        latency["layers"].append({"name": REMAINDER, "measured": None, "predicted": None})
+        latency["layers"].append(_remainder())
     latency["layers"][-1]["measured"] = _number(total - sum(means))
 
 

@@ -36,10 +36,10 @@ class MemoryLimits:
 def arena_bytes(model: TvitModel, kernels: str) -> int:
     """The arena that a model needs on boards with these kernels.
 
-    Memory is planned for the PIE kernels where scales are static. What another build needs beyond that lies behind the
-    plan; the C runtime says how much it is (`tvit_arena_bytes`), because scratch is the kernels' own business.
+    Memory is planned for the PIE kernels where scales are static. What the portable ones need beyond that lies behind
+    the plan; the C runtime says how much it is (`tvit_arena_bytes`), because scratch is the kernels' own business.
     """
-    if kernels == "pie" or model.info.scale_mode is ScaleMode.PER_TOKEN:
+    if kernels == "pie" and model.info.scale_mode is ScaleMode.STATIC:
         return model.plan.arena_bytes
     from tvhil.runtime import default_runtime
 

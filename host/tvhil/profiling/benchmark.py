@@ -25,7 +25,7 @@ import numpy as np
 
 from tvhil import __version__
 from tvhil.errors import InputError, MismatchError, UsageError
-from tvhil.evaluation.report import Summary
+from tvhil.evaluation.report import Summary, fill_layers, layer_rows
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.format import OpKind
 from tvhil.packing.random_vit import random_vit
@@ -165,7 +165,8 @@ def operator_rows(measured: Measured) -> list[Json]:
     for name, members in groups.items():
         op = members[0][0]
         cost = sum(cost for _, cost in members) / len(members)
-        values = measured.model.tensors[op.output].rows * measured.model.tensors[op.output].columns
+        region = measured.model.output_region(op)
+        values = region.rows * region.columns
         shape = _shape(measured.model, op)
         rows.append(
             _row(
@@ -255,11 +256,10 @@ def model_row(measured: Measured, facts: Json, cost: CostModel | None = None) ->
     latency = summary.measured_latency or {}
     mean, macs = latency["mean"], model.info.macs
     prediction = cost.predict(model) if cost is not None and cost.unit == measured.facts.unit else None
-    predicted = [value for _, value in prediction.layers] if prediction else [None] * len(model.operators)
-    layers = [
-        {"name": op.name, "measured": value, "predicted": guess}
-        for op, value, guess in zip(model.operators, measured.layers, predicted, strict=True)
-    ]
+    layers = layer_rows([op.name for op in model.operators])
+    fill_layers(layers, "measured", measured.layers)
+    if prediction:
+        fill_layers(layers, "predicted", [value for _, value in prediction.layers])
     return {
         "id": model.name, "model": facts, "signature": model.signature,
         "logits": {"bit_exact": measured.bit_exact, "images": len(measured.latencies)},

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tvhil.evaluation.report import fill_layers
 from tvhil.profiling.aggregate import by_function, by_line, cost_of, mac_rate, share
 from tvhil.profiling.loops import Loop
 from tvhil.profiling.macs import operator_macs
@@ -25,7 +26,7 @@ SCHEMA = "tvhil.profile/1"
 def profile_json(recording: Recording, program: Program, model: TvitModel) -> dict[str, Any]:
     """Everything about one inference, without the keys that reports share (model, board …)."""
     totals = recording.totals
-    macs = {op.name: operator_macs(model, op) for op in model.operators}
+    macs = [operator_macs(model, op) for op in model.operators]
     return {
         "totals": {
             **cost_of(recording.rows).as_json(),
@@ -39,8 +40,8 @@ def profile_json(recording: Recording, program: Program, model: TvitModel) -> di
             },
         },
         "operators": [
-            {"name": name, "cycles": cycles, "macs": macs[name], "mac_per_cycle": mac_rate(macs[name], cycles)}
-            for name, cycles in recording.operators
+            {"name": name, "cycles": cycles, "macs": macs[i], "mac_per_cycle": mac_rate(macs[i], cycles)}
+            for i, (name, cycles) in enumerate(recording.operators)
         ],
         "functions": [{"name": name, **cost.as_json()} for name, cost in by_function(recording.rows, program)],
         "lines": [
@@ -59,8 +60,7 @@ def fill_latency(latency: dict[str, Any], recording: Recording) -> None:
     latency["measured"] = dict.fromkeys(("mean", "p50", "p95", "max"), recording.latency)
     if latency["predicted"]:
         latency["relative_error"] = latency["predicted"] / recording.latency - 1
-    for row, (_, cycles) in zip(latency["layers"], recording.operators, strict=False):
-        row["measured"] = cycles
+    fill_layers(latency["layers"], "measured", [cycles for _, cycles in recording.operators])
 
 
 def _place(line: Line | None) -> dict[str, Any]:
