@@ -55,7 +55,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t bytes, size_t most, unsigne
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t bytes, size_t most, unsigned int seed) {
     if (seed % 64 == 0 || bytes < sizeof(tvit_header)) { // begin again from a model that is complete
-        const small_model *m = seed_model(seed >> 6, seed >> 7);
+        const small_model *m = seed_model(seed >> 6);
         bytes = m->bytes < most ? m->bytes : most;
         memcpy(data, m->file, bytes);
     } else if (seed % 8 == 1) { // anywhere, with and without the checksums made right

@@ -12,7 +12,7 @@
 #include "model_mutator.h"
 #include "seed_model.h"
 
-enum { ARENA = 4096, MODEL_RAM = 8192, MOST_STEPS = 64, MOST_OPERATORS = 4096 };
+enum { ARENA = 8192, MODEL_RAM = 8192, MOST_STEPS = 64, MOST_OPERATORS = 4096 };
 
 // Control of a step. BATCH keeps the frame back, so that it arrives together with the next ones, during a run. Without
 // ODD a request has the length and the keys that its type wants.
@@ -90,7 +90,7 @@ static void write_region(host *h, uint8_t region, uint32_t offset, const uint8_t
 // A model, mutated but for seed 0, into model RAM, and use it.
 static void upload(host *h, uint32_t seed) {
     static uint8_t file[MODEL_RAM];
-    const small_model *m = seed_model(seed, seed >> 1);
+    const small_model *m = seed_model(seed);
     size_t bytes = m->bytes;
     FUZZ_CHECK(bytes <= sizeof file);
     memcpy(file, m->file, bytes);
@@ -193,7 +193,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     static host h;
     if (bytes < 2) return 0;
     const uint8_t kind = data[0], other = data[1];
-    small_model m = small_model_copy(seed_model(kind >> 2, kind >> 3));
+    small_model m = small_model_copy(seed_model(kind >> 2));
     if (kind & 16) m.data[0] ^= 1; // its CRC is wrong
     if (kind & 32) m.plan->arena_bytes = ARENA + 16, small_model_seal(&m);
     if (other & 128) memset(m.file, other & 64 ? 0xff : 0, 4); // nothing was ever flashed

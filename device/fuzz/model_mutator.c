@@ -81,22 +81,27 @@ void model_seal(uint8_t *file, size_t bytes) {
 
 int model_replan(uint8_t *file, size_t bytes) {
     uint32_t *offsets = malloc(TVIT_MAX_TENSORS * sizeof *offsets);
+    tvit_plan_scratch *scratches = malloc(TVIT_MAX_OPERATORS * sizeof *scratches);
     void *copy = aligned_alloc(TVIT_ALIGN, (bytes / TVIT_ALIGN + 1) * TVIT_ALIGN);
-    if (!offsets || !copy) abort();
+    if (!offsets || !scratches || !copy) abort();
     memcpy(copy, file, bytes);
     tvit_model model;
     tvit_plan_result result;
     int done = 0;
-    if (tvit_load_unplanned(&model, copy, bytes, NULL) == TVIT_OK && tvit_plan(&model, &result, offsets) == TVIT_OK) {
+    if (tvit_load_unplanned(&model, copy, bytes, NULL) == TVIT_OK &&
+        tvit_plan(&model, &result, offsets, scratches) == TVIT_OK) {
         uint8_t *plan = file + ((const uint8_t *)model.plan - (const uint8_t *)copy);
-        const uint32_t record[] = {result.arena_bytes, result.scratch_offset, result.scratch_bytes, 0};
-        memcpy(plan, record, sizeof record);
-        memcpy(plan + sizeof record, offsets, model.tensor_count * sizeof *offsets);
+        const uint32_t offset_bytes = model.tensor_count * (uint32_t)sizeof *offsets;
+        const tvit_plan_record record = {result.arena_bytes, result.scratch_bytes, {0, 0}};
+        memcpy(plan, &record, sizeof record);
+        memcpy(plan + sizeof record, offsets, offset_bytes);
+        memcpy(plan + sizeof record + offset_bytes, scratches, model.operator_count * sizeof *scratches);
         model_seal(file, bytes);
         done = 1;
     }
     free(copy);
     free(offsets);
+    free(scratches);
     return done;
 }
 
@@ -197,9 +202,11 @@ static void add_or_remove(mutation *m, uint32_t index, const tvit_section *secti
     const uint32_t count = each * (each < 4 ? 1 + draw(m, 40) : 1);
     if (!put_in && (at > section->bytes || section->bytes - at < count)) return;
     resize_section(m, index, at, count, put_in);
-    tvit_section plan; // an offset a tensor
-    const int found = tag == 1 ? find_section(m->file, m->bytes, "PLAN", &plan) : -1;
-    if (found >= 0 && plan.bytes >= 4) resize_section(m, (uint32_t)found, plan.bytes - (put_in ? 0 : 4), 4, put_in);
+    tvit_section plan; // an offset a tensor, a scratch an operator
+    const uint32_t share = tag == 1 ? sizeof(uint32_t) : tag == 2 ? sizeof(tvit_plan_scratch) : 0;
+    const int found = share ? find_section(m->file, m->bytes, "PLAN", &plan) : -1;
+    if (found >= 0 && plan.bytes >= share)
+        resize_section(m, (uint32_t)found, plan.bytes - (put_in ? 0 : share), share, put_in);
 }
 
 static void change_framing(mutation *m) {

@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
     if (argc != 3) return 2;
     const uint32_t count = (uint32_t)strtoul(argv[1], NULL, 10), seed = (uint32_t)strtoul(argv[2], NULL, 10);
     for (uint32_t i = 0; i < count; i++) {
-        const small_model *m = seed_model(i, i >> 1);
+        const small_model *m = seed_model(i);
         uint32_t bytes = m->bytes;
         memcpy(file, m->file, bytes);
         for (uint32_t round = 0; round <= i % 3; round++)

@@ -38,17 +38,17 @@ static inline uint64_t run_work(const tvit_model *model) {
 }
 
 static inline int run_is_small(const tvit_model *model) {
-    return model->plan->arena_bytes <= RUN_MOST_ARENA && run_work(model) <= RUN_MOST_WORK;
+    return tvit_arena_bytes(model) <= RUN_MOST_ARENA && run_work(model) <= RUN_MOST_WORK;
 }
 
 // The logits of one run in an arena that held `fill`, to be freed. Pixel i of the image is 37 i + 11, modulo 256.
 static inline int16_t *run_model(const tvit_model *model, int fill) {
-    const uint32_t bytes = model->plan->arena_bytes;
+    const size_t bytes = tvit_arena_bytes(model);
     void *arena = run_block(bytes, fill);
     tvit_context context;
     FUZZ_CHECK(tvit_init(&context, model, arena, bytes) == TVIT_OK);
     uint8_t *image = tvit_tensor_data(&context, 0);
-    for (size_t i = 0; i < tvit_tensor_bytes(&model->tensors[0]); i++)
+    for (size_t i = 0; i < tvit_tensor_bytes(model, 0); i++)
         image[i] = (uint8_t)(37 * i + 11);
     FUZZ_CHECK(tvit_run(&context, 0xffffffffu, NULL, NULL) == TVIT_OK);
     const uint32_t classes = model->info->classes;

@@ -37,11 +37,14 @@ from tvhil.runtime import device_dir
 C_TARGETS = {"model": 16384, "framing": 4096, "server": 1024}  # with the most bytes of an input
 # What reads bytes that anybody may have written.
 C_PARSERS = (
-    *("runtime/load.c", "runtime/validate.c", "runtime/plan.c"),
+    *("runtime/load.c", "runtime/validate.c", "runtime/validate_matrix.c", "runtime/validate_order.c"),
+    "runtime/plan.c",
     *("app/framing.c", "app/server.c", "app/regions.c", "app/model.c", "app/run.c", "app/info.c"),
 )
-_SHARED = ("runtime/*.c", "kernels/portable/*.c", "app/*.c", "fuzz/model_mutator.c")
-_HELPERS = ("tests/link_board.c", "tests/small_model.c", "tests/reference.c")
+_SHARED = (
+    *("runtime/*.c", "kernels/portable/*.c", "kernels/pie/buffer_sizes.c", "app/*.c", "fuzz/model_mutator.c"),
+    *("tests/link_board.c", "tests/model_builder.c", "tests/small_model.c", "tests/piece_model.c", "tests/reference.c"),
+)
 SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 
@@ -53,7 +56,7 @@ def corpus(target: str) -> Path:
 def build_c(program: str, compiler: str, flags: Iterable[str], extra: Iterable[str] = ()) -> Path:
     """Compile `device/fuzz/<program>.c` (and `extra` files of that folder) once for each state of the sources."""
     device = device_dir()
-    patterns = (*_SHARED, *_HELPERS, f"fuzz/{program}.c", *(f"fuzz/{name}.c" for name in extra))
+    patterns = (*_SHARED, f"fuzz/{program}.c", *(f"fuzz/{name}.c" for name in extra))
     sources = sorted(path for pattern in patterns for path in device.glob(pattern))
     headers = sorted(p for folder in ("include", "runtime", "kernels", "app", "tests", "fuzz")
                      for p in (device / folder).rglob("*.h"))  # fmt: skip
