@@ -41,7 +41,7 @@ def run_c_tests(name, others, folder):
     assert len([line for line in lines if line.startswith("ok ")]) == source.read_text().count("RUN(")
 
 
-@pytest.mark.parametrize("name", ["test_kernels", "test_load", "test_execute", "test_gaps"])
+@pytest.mark.parametrize("name", ["test_kernels", "test_load", "test_execute", "test_gaps", "test_plan"])
 def test_the_c_tests_pass_under_the_sanitizers(name, objects, tmp_path):
     run_c_tests(name, objects, tmp_path)
 
