@@ -26,6 +26,7 @@ from tvhil.prediction.latency import CostModel
 from tvhil.prediction.memory import MemoryLimits
 
 KINDS = ("silicon", "emulator", "native")
+KERNELS = ("portable", "pie")
 T = TypeVar("T")
 
 
@@ -89,6 +90,7 @@ class Start:
         package: the distribution's package that holds the program; empty where the firmware is the program.
         version: arguments that make the program print its version.
         pad_flash: the flash file must be as large as the flash.
+        cores: of the machine, all of which the firmware uses; `{cores}` in the command.
         cycle_model: of a board that is lx7sim, the file with the parameters of its cycle model, relative to the
             checkout; `{cycle_model}` in the command. Such a board can be profiled.
     """
@@ -98,6 +100,7 @@ class Start:
     version: tuple[str, ...] = ()
     pad_flash: bool = False
     cycle_model: str = ""
+    cores: int = 1
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ class Board:
         firmware_of: another board, whose memory and firmware, to the byte, are this one's.
         trusted_keys: files of public keys, relative to the board file. Where there are any, only model files that were
             signed by one of them are put on this board (`packing.signing`).
+        kernels: which implementation of the operators its firmware has: 'pie' or 'portable'. The firmware tells, where
+            it is built here.
     """
 
     name: str
@@ -147,6 +152,7 @@ class Board:
     cost: CostModel | None = field(default=None, compare=False)
     firmware_of: str = ""
     trusted_keys: tuple[str, ...] = ()
+    kernels: str = ""
 
     @property
     def trusted_key_files(self) -> tuple[Path, ...]:
@@ -166,12 +172,6 @@ class Board:
         )
 
     @property
-    def kernels(self) -> str:
-        """Which implementation of the operators its firmware has: 'pie' or 'portable'."""
-        flags = self.firmware.cflags if self.firmware is not None else ()
-        return "pie" if any(flag.startswith("-DTVIT_KERNELS_PIE") for flag in flags) else "portable"
-
-    @property
     def build_dir(self) -> Path:
         """Where its firmware, flash images and logs are kept."""
         return build_root() / self.name
@@ -183,6 +183,7 @@ class Board:
             BoardFileError: an unknown name in braces.
         """
         known = {f.name: getattr(self.memory, f.name) for f in fields(Memory)}
+        known |= {"cores": self.start.cores if self.start is not None else 1}
         known |= {"board": self.name, "tick_time": self.counter.tick_time}
         known |= {"instruction_shift": self.counter.instruction_shift, **values}
         try:
@@ -294,6 +295,9 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
     counter = read(Counter, "counter", content["counter"])
     memory = base.memory if base else read(Memory, "memory", content["memory"])
     firmware = base.firmware if base else firmware
+    if firmware is not None or "kernels" not in plain:
+        flags = firmware.cflags if firmware is not None else ()
+        plain["kernels"] = "pie" if "-DTVIT_KERNELS_PIE" in flags else "portable"
     board = read(
         Board, "", plain, path=path, memory=memory, firmware=firmware, start=start, counter=counter, cost=cost
     )  # fmt: skip
@@ -301,6 +305,10 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
         raise BoardFileError(f"{path}: its name is {board.name!r}; name and file must agree")
     if board.kind not in KINDS:
         raise BoardFileError(f"{path}: kind {board.kind!r} is none of {', '.join(KINDS)}")
+    if board.kernels not in KERNELS:
+        raise BoardFileError(f"{path}: kernels {board.kernels!r} is none of {', '.join(KERNELS)}")
+    if start is not None and not 1 <= start.cores <= 2:
+        raise BoardFileError(f"{path}: [start] cores must be 1 or 2")
     if cost is not None and cost.unit != counter.unit:
         raise BoardFileError(f"{path}: [cost] is in {cost.unit}, [counter] in {counter.unit}")
     if counter.tick_time and not 0 < counter.tick_time <= 1 << counter.instruction_shift <= 1024:

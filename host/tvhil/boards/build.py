@@ -57,10 +57,18 @@ def build(board: Board, progress: Progress | None = None) -> FirmwareImage:
     if board.firmware_of:
         board = load_board(board.path.parent / f"{board.firmware_of}.toml")
     if board.firmware is None:
-        raise UsageError(f"{board.name} has no firmware of its own to build")
+        raise UsageError(no_firmware(board))
     device = device_dir()
     sources = _match(device, board.firmware.sources, board)
     return build_program(board, "firmware", sources, progress)
+
+
+def no_firmware(board: Board) -> str:
+    """Why a board cannot be built, flashed or started from here."""
+    return (
+        f"{board.name}: building and flashing this board is not there yet: this tree has no firmware for it "
+        "(`tvhil predict` and `tvhil plan` take it; a board that runs already is named with --port)"
+    )
 
 
 def build_program(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvhil.boards.board import Board
-from tvhil.boards.build import FirmwareImage, Progress, build
+from tvhil.boards.build import FirmwareImage, Progress, build, no_firmware
 from tvhil.boards.tools import keep_newest
 from tvhil.errors import InputError, UsageError
 from tvhil.files import replacing
@@ -54,6 +54,8 @@ def flash(
     """
     model = model if isinstance(model, TvitModel) else read_model(model)
     check_fit(model, board.limits, board.name)
+    if board.firmware is None:
+        raise UsageError(no_firmware(board))
     if board.start is None:
         raise UsageError(f"{board.name} is not started from a file; put the model on it with its own tool")
     firmware = firmware or build(board, progress)

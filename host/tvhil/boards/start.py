@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tvhil import lx7sim
 from tvhil.boards.board import Board
+from tvhil.boards.build import no_firmware
 from tvhil.boards.flash import BootImage
 from tvhil.boards.tools import find_program, keep_newest, program_version
 from tvhil.errors import BoardError, UsageError
@@ -151,6 +152,8 @@ def start(board: Board, image: BootImage | None = None, port: str | None = None)
     """
     if port is not None:
         return RunningBoard(board, open_transport(port))
+    if board.firmware is None:
+        raise UsageError(no_firmware(board))
     if board.start is None:
         raise UsageError(f"{board.name} is on a port: name it with --port (a serial device, or rfc2217://host:port)")
     if image is None:

@@ -80,8 +80,8 @@ class Recorder:
             raise UsageError(f"{board.name} has no cycle model to profile with; lx7sim has")
         self.program, self.model = Program(image.firmware.path), image.model
         self.simulator = Simulator(
-            config=board.cycle_model, pie=True, trap=True, flash=image.flash, command_line=f"board={board.name}",
-            parameters=parameters,
+            config=board.cycle_model, cores=board.start.cores if board.start is not None else 1, pie=True, trap=True,
+            flash=image.flash, command_line=f"board={board.name}", parameters=parameters,
         )  # fmt: skip
         try:
             self.simulator.load(self.program.path)
