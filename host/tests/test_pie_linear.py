@@ -32,17 +32,10 @@ COMPILER = "xtensa-lx106-elf-gcc"
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-mlongcalls"]
 FLAGS += ["-fno-tree-loop-distribute-patterns"]
 LINKER_FLAGS = ["-Wl,--no-warn-rwx-segments"]
-SOURCES = [
-    "linear.c",
-    "stream.c",
-    "stream.S",
-    "stream_trits.S",
-    "lanes.c",
-    "lanes.S",
-    "workspace.c",
-    "tests/linear_driver.c",
-]
-SOURCES += ["candidates/start.S", "../portable/trits.c", "../../ports/xtensa_qemu/arithmetic.S"]
+SOURCES = ["linear.c", "stream.c", "lanes.c", "workspace.c", "tests/linear_driver.c", "candidates/start.S"]
+SOURCES += ["../portable/trits.c", "../../ports/xtensa_qemu/arithmetic.S"]
+ASSEMBLY = ["stream.S", "stream_trits.S", "lanes.S"]
+WINDOWED_ABI = ["-U__XTENSA_CALL0_ABI__", "-D__XTENSA_WINDOWED_ABI__"]
 
 FLASH, CASES, DATA = 0x70000000, 0x60110000, 0x60200000
 FLASH_PAGE = 65536
@@ -142,19 +135,42 @@ def from_token_blocks(blocks: npt.NDArray[np.generic]) -> npt.NDArray[np.generic
 # ---- the simulator ------------------------------------------------------------------------------------------
 
 
+def tool(name: str, *arguments: str | Path) -> str:
+    """Run a tool of the toolchain; what it prints."""
+    command = [f"xtensa-lx106-elf-{name}", *(str(argument) for argument in arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def windowed_objects(folder: Path, includes: Sequence[str]) -> list[Path]:
+    """The assembly sources for the windowed ABI, their functions renamed to windowed_*, and a bridge to them."""
+    bridge = PIE / "tests" / "windowed_bridge.S"
+    names = [line.split()[1] for line in bridge.read_text().splitlines() if line.startswith("    bridge ")]
+    objects = []
+    for source in ASSEMBLY:
+        objects.append(folder / f"{source}.o")
+        tool("gcc", *WINDOWED_ABI, *includes, "-c", PIE / source, "-o", objects[-1])
+        tool("objcopy", *(f"--redefine-sym={name}=windowed_{name}" for name in names), objects[-1])
+    return [bridge, *objects]
+
+
 @functools.cache
-def program() -> tuple[bytes, int]:
+def program(*, windowed: bool = False) -> tuple[bytes, int]:
     """The program with the kernels and its driver, and the address of its mailbox."""
-    with tempfile.TemporaryDirectory(prefix="pie-linear-") as folder:
-        elf = Path(folder) / "linear.elf"
-        command: list[str | Path] = [COMPILER, *FLAGS, *LINKER_FLAGS, f"-I{DEVICE}", f"-I{DEVICE}/include", f"-I{PIE}"]
-        command += ["-isystem", DEVICE / "ports" / "xtensa_qemu" / "include"]
-        command += ["-T", PIE / "candidates" / "link.ld", *(PIE / source for source in SOURCES), "-lgcc", "-o", elf]
-        subprocess.run([str(part) for part in command], check=True)
-        symbols = subprocess.run(["xtensa-lx106-elf-nm", elf], check=True, capture_output=True, text=True).stdout
-        return elf.read_bytes(), next(
-            int(line.split()[0], 16) for line in symbols.splitlines() if line.endswith(" mailbox")
-        )
+    with tempfile.TemporaryDirectory(prefix="pie-linear-") as name:
+        folder = Path(name)
+        elf = folder / "linear.elf"
+        includes = [f"-I{DEVICE}", f"-I{DEVICE}/include", f"-I{PIE}"]
+        kernels = windowed_objects(folder, includes) if windowed else [PIE / source for source in ASSEMBLY]
+        sources = [*(PIE / source for source in SOURCES), *kernels]
+        system: list[str | Path] = [
+            "-isystem",
+            DEVICE / "ports" / "xtensa_qemu" / "include",
+            "-T",
+            PIE / "candidates" / "link.ld",
+        ]
+        tool("gcc", *FLAGS, *LINKER_FLAGS, *includes, *system, *sources, "-lgcc", "-o", elf)
+        symbols = tool("nm", elf).splitlines()
+        return elf.read_bytes(), next(int(line.split()[0], 16) for line in symbols if line.endswith(" mailbox"))
 
 
 class Memory:
@@ -180,7 +196,11 @@ class Place:
 
 
 def simulate(
-    operators: Sequence[Linear], *, in_flash: bool = False, parameters: dict[str, int] | None = None
+    operators: Sequence[Linear],
+    *,
+    in_flash: bool = False,
+    windowed: bool = False,
+    parameters: dict[str, int] | None = None,
 ) -> list[list[int]]:
     """Run the operators, check every byte they may write and all around it; cycles of each part of each."""
     rng = np.random.default_rng(7)
@@ -225,7 +245,7 @@ def simulate(
             )
         )
     flash.put(bytes(4096))
-    elf, mailbox = program()
+    elf, mailbox = program(windowed=windowed)
     with tempfile.TemporaryDirectory(prefix="pie-linear-") as folder:
         image, file = Path(folder) / "flash.bin", Path(folder) / "linear.elf"
         image.write_bytes(flash.data)
@@ -337,6 +357,15 @@ def test_rows_that_are_too_long_for_a_stream_are_multiplied(codec: Codec) -> Non
         options |= {"codec": codec, "parts": k % 3 % 2 + 1}
         operators.append(draw(rng, tokens, k, n, min(0.6, 2000 / k), **options))  # type: ignore[arg-type]
     simulate(operators)
+
+
+@needs_compiler
+def test_kernels_built_for_the_windowed_abi_compute_the_same() -> None:
+    """What Espressif's toolchain calls: the assembly with ENTRY and RETW, called with CALLX8."""
+    rng = np.random.default_rng(12)
+    operators = [linear for codec in CODECS for linear in drawn(rng, 15, codec)]
+    operators += [draw(rng, 20, 1700, 8, 1.0, codec=codec, kind=kind) for codec in CODECS for kind in KINDS.values()]
+    simulate(operators, windowed=True)
 
 
 @needs_compiler

@@ -68,50 +68,74 @@
     l32i a14, a2, STREAM_PHASE
     l32i a3, a2, STREAM_K
     l8ui a7, a5, 0
-    /* a12 bytes before the last, which has a4 trits of the row, counted from its first trit on */
-    add a3, a3, a14
-    addi a3, a3, -1
-    .if \digits == 5
-    .end no-transform
-    movi a4, 52429 /* / 2^18 is 1 / 5, below 2^16 */
-    .begin no-transform
-    mull a4, a3, a4
-    extui a12, a4, 18, 14
-    addx4 a8, a12, a12
-    sub a4, a3, a8
-    .else
-    srli a12, a3, 2
-    extui a4, a3, 0, 2
-    .endif
-    addi a4, a4, 1
-    add a9, a5, a12
-    mov a8, a4
-    bnei a4, \digits, .Lwithin\@
-    addi a9, a9, 1
-    movi a8, 0
-.Lwithin\@:
-    s32i a9, a2, STREAM_CODES
-    s32i a8, a2, STREAM_PHASE
-    /* the first byte without the trits of the row before */
+    /* a7: the first byte without the trits of the row before; a12: bytes before the last; a4: the trits of the last byte
+       up to the row's end; a11: the last byte without what is behind. Remainders take 13 cycles, so they start early. */
     .if \digits == 5
     add a8, a15, a14
     l8ui a9, a8, STREAM_POWERS
-    l8ui a8, a8, STREAM_HALVES
+    l8ui a10, a8, STREAM_HALVES
+    add a3, a3, a14
     remu a9, a7, a9
+    .end no-transform
+    movi a4, 52429 /* / 2^18 is 1 / 5, below 2^16 */
+    .begin no-transform
+    addi a3, a3, -1
+    mull a4, a3, a4
+    add a7, a7, a10
+    extui a12, a4, 18, 14
+    addx4 a8, a12, a12
+    sub a4, a3, a8
+    addi a4, a4, 1
+    add a13, a5, a12
+    l8ui a11, a13, 0
+    add a8, a15, a4
+    l8ui a3, a8, STREAM_POWERS
+    l8ui a8, a8, STREAM_HALVES
     sub a7, a7, a9
-    add a7, a7, a8
+    beqz a12, .Lsingle\@
+.Lfirst\@:
+    remu a11, a11, a3
     .else
     slli a9, a14, 1
     ssl a9
     movi a8, -1
     sll a8, a8
     and a7, a7, a8
+    add a3, a3, a14
+    addi a3, a3, -1
+    srli a12, a3, 2
+    extui a4, a3, 0, 2
+    addi a4, a4, 1
+    add a13, a5, a12
+    l8ui a11, a13, 0
+    slli a9, a4, 1
+    beqz a12, .Lsingle\@
+.Lfirst\@:
+    ssl a9
+    movi a8, 1
+    sll a8, a8
+    addi a8, a8, -1
+    and a11, a11, a8
     .endif
-    neg a11, a14
+    /* where the next row starts */
+    addi a9, a4, -\digits
+    addi a3, a13, 1
+    movnez a3, a13, a9
+    s32i a3, a2, STREAM_CODES
+    movi a3, 0
+    moveqz a4, a3, a9
+    s32i a4, a2, STREAM_PHASE
     l32i a10, a2, STREAM_TABLE
     l32i a13, a2, STREAM_BYTES
-    movi a8, \empty
-    bne a7, a8, .Lbytes\@
+    movi a9, \empty
+    .if \digits == 5
+    sub a8, a9, a8
+    add a4, a11, a8
+    .else
+    mov a4, a11
+    .endif
+    neg a11, a14
+    bne a7, a9, .Lbytes\@
     /* no trit in the first byte */
     beqz a12, .Lend\@
     addi a11, a11, \digits
@@ -119,6 +143,9 @@
     addi a5, a5, 1
     addi a12, a12, -1
     j .Lbytes\@
+.Lsingle\@:
+    mov a11, a7
+    j .Lfirst\@
 .Lslow\@:
     extui a8, a9, count_at, 3
     bnez a8, .Llong\@
@@ -139,33 +166,20 @@
     loopnez a12, .Llast\@
     byte_to_codes .Lslow\@, .Lstore\@, .Lnext\@
 .Llast\@:
-    .if \digits == 5
-    add a8, a15, a4
-    l8ui a9, a8, STREAM_POWERS
-    l8ui a8, a8, STREAM_HALVES
-    remu a7, a7, a9
-    movi a9, \empty
-    sub a9, a9, a8
-    add a7, a7, a9
-    .else
-    slli a9, a4, 1
-    ssl a9
-    movi a8, 1
-    sll a8, a8
-    addi a8, a8, -1
-    and a7, a7, a8
-    .endif
     movi a8, \empty
+    mov a7, a4
     beq a7, a8, .Lend\@
     byte_to_codes .Llong_last\@, .Lstore_last\@
 .Lend\@:
     .end no-transform
+    .if \digits != 5
     j codes_to_instructions
+    .endif
 .endm
 
     .text
-    stream_generator tvit_stream_from_base3, 5, 121
     stream_generator tvit_stream_from_2bit, 4, 0
+    stream_generator tvit_stream_from_base3, 5, 121
 
 codes_to_instructions:
     .begin no-transform
@@ -175,9 +189,10 @@ codes_to_instructions:
     beqz a7, .Lfew
     addi a8, a13, -1
     l8ui a8, a8, 0
-    bnei a8, pair_second, .Ldropped
     addi a13, a13, -2
-    j .Ldrop
+    beqi a8, pair_second, .Ldrop
+    addi a13, a13, 2
+    bgeui a7, 3, .Lenough
 .Lfew:
     bnez a7, .Lone_or_two
     s8i a7, a6, 24 /* gain */
@@ -198,9 +213,6 @@ codes_to_instructions:
     s8i a8, a13, 0
     addi a13, a13, 2
     addi a7, a7, 2
-    j .Lenough
-.Ldropped:
-    bltui a7, 3, .Lfew
 .Lenough:
     movi a8, 0
     s32i a8, a13, 0
@@ -222,7 +234,7 @@ codes_to_instructions:
     addi a3, a14, 3
     ee.ld.128.usar.ip q0, a3, 0 /* codes 0 ... 15; shifts by three from here on */
     addi a14, a14, 16
-    ee.vld.128.ip q1, a14, 16
+    ee.vld.128.ip q4, a14, 16
     addx4 a12, a7, a13
     addi a4, a7, 15
     srli a4, a4, 4
@@ -233,7 +245,7 @@ codes_to_instructions:
     nop
     ee.andq q3, q0, q6
     loop a4, .Linstructions
-    ee.src.q.qup q2, q0, q1
+    ee.src.q.qup q2, q0, q4
     ee.andq q2, q2, q7
     ee.vadds.s8.ld.incp q4, a15, q2, q2, q3
     ee.vadds.s8.ld.incp q1, a15, q2, q2, q5
@@ -242,11 +254,11 @@ codes_to_instructions:
     ee.vst.128.ip q4, a13, 16
     ee.vst.128.ip q1, a13, 16
     ee.vld.128.ip q1, a15, -32
+    ee.vld.128.ip q4, a14, 16
     ee.andq q3, q0, q6
     ee.vzip.16 q2, q1
     ee.vst.128.ip q2, a13, 16
     ee.vst.128.ip q1, a13, 16
-    ee.vld.128.ip q1, a14, 16
 .Linstructions:
     movi a3, 0x80 /* ret */
     s32i a3, a12, 0
