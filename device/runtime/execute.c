@@ -3,50 +3,44 @@
 #include "../kernels/pie/pie_kernels.h"
 #include "internal.h"
 
-// The buffer sizes of one set of kernels.
-typedef struct {
-    size_t (*patch_embed)(const tvit_patch_embed_args *args);
-    size_t (*layernorm)(const tvit_layernorm_args *args);
-    size_t (*linear)(const tvit_linear_args *args);
-    size_t (*attention)(const tvit_attention_args *args);
-    size_t (*mean_pool)(const tvit_mean_pool_args *args);
-} buffer_sizes;
+// What the plan of a model with static scales is made for, whatever the build: its buffer sizes.
+static const tvit_kernel_table planned_kernels = {
+    .patch_embed_buffer_size = tvit_patch_embed_buffer_size_pie,
+    .layernorm_buffer_size = tvit_layernorm_buffer_size_pie,
+    .linear_buffer_size = tvit_linear_buffer_size_pie,
+    .attention_buffer_size = tvit_attention_buffer_size_pie,
+    .mean_pool_buffer_size = tvit_mean_pool_buffer_size_pie,
+};
 
-static size_t scratch_bytes(const tvit_model *model, uint32_t index, const buffer_sizes *of) {
-    tvit_operator_args args;
-    if (index >= model->operator_count) return 0;
-    tvit_bind_operator(model, index, TVIT_LAYOUT_ROWS, NULL, &args); // shapes are the same in every layout
-    switch (model->operators[index].kind) {
+static size_t buffer_size(const tvit_kernel_table *table, uint32_t kind, const tvit_operator_args *args) {
+    switch (kind) {
     case TVIT_OP_PATCH_EMBED:
-        return of->patch_embed(&args.patch_embed);
+        return table->patch_embed_buffer_size(&args->patch_embed);
     case TVIT_OP_LAYERNORM:
-        return of->layernorm(&args.layernorm);
+        return table->layernorm_buffer_size(&args->layernorm);
     case TVIT_OP_LINEAR:
-        return of->linear(&args.linear);
+        return table->linear_buffer_size(&args->linear);
     case TVIT_OP_ATTENTION:
-        return of->attention(&args.attention);
+        return table->attention_buffer_size(&args->attention);
     default:
-        return of->mean_pool(&args.mean_pool);
+        return table->mean_pool_buffer_size(&args->mean_pool);
     }
 }
 
-static size_t scratch_bytes_of_table(const tvit_model *model, uint32_t index, const tvit_kernel_table *table) {
-    const buffer_sizes sizes = {table->patch_embed_buffer_size, table->layernorm_buffer_size, table->linear_buffer_size,
-                                table->attention_buffer_size, table->mean_pool_buffer_size};
-    return scratch_bytes(model, index, &sizes);
+static size_t scratch_bytes(const tvit_model *model, uint32_t index, const tvit_kernel_table *table) {
+    tvit_operator_args args;
+    if (index >= model->operator_count) return 0;
+    tvit_bind_operator(model, index, TVIT_LAYOUT_ROWS, NULL, &args); // shapes are the same in every layout
+    return buffer_size(table, model->operators[index].kind, &args);
 }
 
 size_t tvit_operator_scratch_bytes(const tvit_model *model, uint32_t operator_index) {
-    return scratch_bytes_of_table(model, operator_index, tvit_kernels_for(model));
+    return scratch_bytes(model, operator_index, tvit_kernels_for(model));
 }
 
 size_t tvit_planned_scratch_bytes(const tvit_model *model, uint32_t operator_index) {
-    static const buffer_sizes pie = {tvit_patch_embed_buffer_size_pie, tvit_layernorm_buffer_size_pie,
-                                     tvit_linear_buffer_size_pie, tvit_attention_buffer_size_pie,
-                                     tvit_mean_pool_buffer_size_pie};
-    if (model->info->scale_mode == TVIT_SCALE_PER_TOKEN)
-        return scratch_bytes_of_table(model, operator_index, &tvit_kernels_portable);
-    return scratch_bytes(model, operator_index, &pie);
+    int is_static = model->info->scale_mode == TVIT_SCALE_STATIC;
+    return scratch_bytes(model, operator_index, is_static ? &planned_kernels : &tvit_kernels_portable);
 }
 
 // Bytes of the image where this operator must work on a copy, or 0.
@@ -63,20 +57,21 @@ typedef struct {
     uint32_t scratch, image;
 } extra_bytes;
 
-static extra_bytes behind_arena(const tvit_model *model, uint32_t index) {
-    uint32_t bytes = (uint32_t)tvit_operator_scratch_bytes(model, index);
-    if (bytes <= model->scratches[index].bytes) bytes = 0;
-    return (extra_bytes){tvit_aligned(bytes), tvit_aligned(copied_image_bytes(model, index))};
+// bytes: of the scratch that its kernel wants.
+static extra_bytes behind_arena(const tvit_model *model, uint32_t index, size_t bytes) {
+    uint32_t scratch = bytes > model->scratches[index].bytes ? tvit_aligned((uint32_t)bytes) : 0;
+    return (extra_bytes){scratch, tvit_aligned(copied_image_bytes(model, index))};
 }
 
 size_t tvit_arena_bytes(const tvit_model *model) {
     size_t most = 0;
     for (uint32_t i = 0; i < model->operator_count; i++) {
-        extra_bytes extra = behind_arena(model, i);
+        extra_bytes extra = behind_arena(model, i, tvit_operator_scratch_bytes(model, i));
         size_t bytes = (size_t)extra.scratch + extra.image;
         if (bytes > most) most = bytes;
     }
-    return model->plan->arena_bytes + most;
+    size_t planned = model->plan->arena_bytes;
+    return most > SIZE_MAX - planned ? SIZE_MAX : planned + most; // more than any 32-bit machine has
 }
 
 tvit_status tvit_init(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes) {
@@ -121,10 +116,10 @@ static void run_operator(const tvit_context *context, uint32_t index) {
     const tvit_model *model = context->model;
     const tvit_cores *cores = context->cores;
     uint8_t *behind = context->arena + model->plan->arena_bytes;
-    extra_bytes extra = behind_arena(model, index);
     job j = {.table = tvit_kernels_for(model), .kind = model->operators[index].kind};
-    j.scratch = extra.scratch ? behind : context->arena + model->scratches[index].offset;
     tvit_bind_operator(model, index, j.table->layout, context->arena, &j.args);
+    extra_bytes extra = behind_arena(model, index, buffer_size(j.table, j.kind, &j.args));
+    j.scratch = extra.scratch ? behind : context->arena + model->scratches[index].offset;
     if (extra.image) {
         const uint32_t *from = (const uint32_t *)(context->arena + model->tensor_offsets[0]);
         uint32_t *to = (uint32_t *)(behind + extra.scratch);

@@ -95,16 +95,17 @@ TVIT_INNER_LOOP void weigh_one(int32_t c[1][QUERIES], const int16_t *p, const ui
 // The outputs of one dimension, d counted from the first of all heads.
 static void store_outputs(const tvit_attention_args *args, const attention_scratch *scratch, uint32_t first, size_t d,
                           const int32_t c[QUERIES], const int32_t z[QUERIES], const int32_t w[QUERIES]) {
-    size_t width = (size_t)args->heads * args->head_dim;
+    size_t step = args->per_token ? (size_t)args->heads * args->head_dim : args->output_columns;
+    int8_t *out = args->output + (size_t)first * args->output_columns;
     uint32_t count = args->tokens - first < QUERIES ? args->tokens - first : QUERIES;
     int32_t limit = args->per_token ? 32767 : 127, half = 1 << (args->out_shift - 1);
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++, d += step) {
         int32_t sum = c[i] - 128 * z[i];
         int32_t o = tvit_clamp(((sum >> 4) * w[i] + half) >> args->out_shift, limit);
         if (args->per_token)
-            scratch->wide[i * width + d] = (int16_t)o;
+            scratch->wide[d] = (int16_t)o;
         else
-            args->output[(size_t)(first + i) * args->output_columns + d] = (int8_t)o;
+            out[d] = (int8_t)o;
     }
 }
 
