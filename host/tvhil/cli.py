@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench", "measure kernels and models on a board, compare with an earlier measurement"),
     "profile": ("profile", "show where the cycles of an inference go, on a board with a cycle model"),
     "run-eval": ("run_eval", "stream a dataset to a board and compare every logit"),
+    "evaluate": ("evaluate", "measure how well a model classifies a dataset, in torch, with integers, on a board"),
     "soak": ("soak", "run a few images for hours and watch what changes"),
     "fault-proxy": ("fault_proxy", "put a bad line between a host and a board"),
     "demo": ("demo", "64 handwritten digits on the default emulator"),

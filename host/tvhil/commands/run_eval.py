@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="train, test or val (default: the one that accuracy is usually measured on)")
     parser.add_argument("--limit", metavar="N", type=int, help="run a class-balanced subset of N images")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the subset (default 0)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded")
     parser.add_argument(
         "--port", action="append", default=[], metavar="URL",
         help="serial port or URL of the board; given several times, images are dealt to all of them",
@@ -98,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, report, and tell by the exit code whether every image was bit-exact."""
     from tvhil.datasets import open_dataset
-    from tvhil.evaluation.inputs import dataset_identity, labels_fit, make_inputs
+    from tvhil.evaluation.inputs import dataset_identity, labels_fit, make_inputs, without_unreadable
     from tvhil.evaluation.prepare import predicted_report
     from tvhil.evaluation.report import render
     from tvhil.link.faults import FaultPlan
@@ -125,6 +126,8 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     if not len(dataset):
         raise InputError(f"{options.dataset} holds no image")
+    if options.skip_unreadable:
+        dataset = without_unreadable(dataset, lambda _, error: notice(f"left out: {error}"))
     if dataset.class_names and not labels_fit(dataset, model):
         notice(
             f"the data has {len(dataset.class_names)} classes, the model {model.info.classes}: accuracy is not measured"

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tvhil.datasets import Dataset, Sample, preprocess
+from tvhil.datasets.dataset import reindex
 from tvhil.errors import DatasetError, InputError
 from tvhil.evaluation.run import Input
 from tvhil.packing.reader import TvitModel
@@ -43,14 +45,45 @@ def make_inputs(dataset: Dataset, model: TvitModel, preprocessing: Preprocessing
     labelled = labels_fit(dataset, model)
     shape = model.info.input_shape
     return [
-        Input(i, sample.key, sample.label if labelled else None, _loader(sample, preprocessing, shape))
+        Input(i, sample.key, sample.label if labelled else None, image_loader(sample, preprocessing, shape))
         for i, sample in enumerate(dataset)
     ]
 
 
-def _loader(
+def without_unreadable(dataset: Dataset, skipped: Callable[[Sample, DatasetError], None]) -> Dataset:
+    """The dataset without images that cannot be decoded; every image is decoded once to find them.
+
+    Args:
+        dataset: the images.
+        skipped: told of each that is left out, and why.
+
+    Raises:
+        DatasetError: none is left.
+    """
+    kept = []
+    for sample in dataset:
+        try:
+            sample.load()
+        except DatasetError as error:
+            skipped(sample, error)
+        else:
+            kept.append(sample)
+    if not kept and len(dataset):
+        raise DatasetError(f"none of the {len(dataset)} images of {dataset.name} can be read")
+    return replace(dataset, samples=reindex(kept))
+
+
+def image_loader(
     sample: Sample, preprocessing: Preprocessing | None, shape: tuple[int, int, int]
 ) -> Callable[[], npt.NDArray[np.uint8]]:
+    """What decodes an image and makes it the uint8 `[H][W][C]` that a model takes.
+
+    Args:
+        sample: the image.
+        preprocessing: of the model; None where it has none, then the image must have its input's shape.
+        shape: of the model's input.
+    """
+
     def load() -> npt.NDArray[np.uint8]:
         try:
             image = sample.load()

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The curves of a training run, from the CSV log beside its checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvhil.errors import InputError
+
+STEPS = ("step", "epoch")  # columns to count by; the first that a log has is taken
+_MOST_ROWS = 1_000_000
+_MOST_POINTS = 500  # of a curve
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """Curves of one run.
+
+    Attributes:
+        file: the log.
+        unit: 'step' or 'epoch'.
+        steps: place of every row.
+        curves: values by column; NaN where a row has none.
+    """
+
+    file: Path
+    unit: str
+    steps: tuple[float, ...]
+    curves: dict[str, tuple[float, ...]]
+
+    def points(self, column: str) -> list[tuple[float, float]]:
+        """(step, value) of the rows that have one, at most a few hundred."""
+        pairs = [(x, y) for x, y in zip(self.steps, self.curves.get(column, ()), strict=False) if math.isfinite(y)]
+        stride = max(1, math.ceil(len(pairs) / _MOST_POINTS))
+        return pairs[::stride] + (pairs[-1:] if len(pairs) % stride != 1 and stride > 1 else [])
+
+
+def find_logs(checkpoint: Path) -> list[Path]:
+    """CSV logs beside a checkpoint: the one of its own name, otherwise every CSV file with the columns of a log."""
+    own = checkpoint.with_suffix(".csv")
+    if own.is_file():
+        return [own]
+    try:
+        return [file for file in sorted(checkpoint.parent.glob("*.csv")) if _is_log(file)]
+    except OSError:
+        return []
+
+
+def read_log(file: Path) -> TrainingLog:
+    """Read a log: a header with `step` or `epoch`, then a row for each; other columns of numbers are curves.
+
+    A last line that is torn, as an interrupted run leaves it, is left out.
+
+    Raises:
+        InputError: unreadable, or without such a column.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+            reader = csv.reader(stream)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [row for row, _ in zip(reader, range(_MOST_ROWS), strict=False)]
+    except (OSError, csv.Error) as error:
+        raise InputError(f"cannot read the training log {file}: {error}") from None
+    unit = next((name for name in STEPS if name in header), None)
+    if unit is None:
+        raise InputError(f"the training log {file} has no column {' or '.join(STEPS)}; it has {', '.join(header[:8])}")
+    steps, columns = [], {name: list[float]() for name in header if name and name != unit}
+    for row in rows:
+        values = dict(zip(header, row, strict=False))
+        step = _number(values.get(unit, ""))
+        if len(row) < len(header) or not math.isfinite(step):
+            continue
+        steps.append(step)
+        for name, column in columns.items():
+            column.append(_number(values.get(name, "")))
+    curves = {name: tuple(column) for name, column in columns.items() if any(map(math.isfinite, column))}
+    return TrainingLog(file, unit, tuple(steps), curves)
+
+
+def _is_log(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            header = {name.strip() for name in stream.readline(4096).split(",")}
+    except OSError:
+        return False
+    return "loss" in header and not header.isdisjoint(STEPS)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
