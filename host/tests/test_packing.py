@@ -38,6 +38,106 @@ def test_base_3_stores_five_trits_in_a_byte_and_2bit_four():
     assert encode_matrix(row, Codec.TWO_BIT)[:2] == bytes([0b01_00_11_01, 0b01])
 
 
+def run_gaps(data, n, k):
+    """What a kernel makes of a matrix in codec gaps: its trits, and the most products each accumulator held at once."""
+    words = np.frombuffer(data[: len(data) // 4 * 4], "<u4")
+    trits, most = np.zeros((n, k), int), np.zeros(n, int)
+    for tile in range(-(-n // 16)):
+        channels = min(16, n - 16 * tile)
+        at = int(words[tile]) + 4 * channels
+        for channel in range(channels):
+            header = int(words[int(words[tile]) // 4 + channel])
+            count, row = header & 4095, trits[16 * tile + channel]
+            codes = [data[at + i // 2] >> 4 * (i % 2) & 15 for i in range(count)]
+            at += (count + 1) // 2
+            gaps = [header >> 12 & 31, header >> 17 & 31, header >> 22 & 31, *(code & 7 for code in codes)]
+            position = 0
+            for gap, code in zip(gaps, codes, strict=False):
+                position += gap
+                row[position] += -1 if code & 8 else 1
+                most[16 * tile + channel] = max(most[16 * tile + channel], np.abs(row).sum())
+    return trits, most
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 300),
+    st.sampled_from([0, 0.003, 0.02, 0.1, 0.5, 1]),
+    st.integers(0, 2**32 - 1),
+)
+def test_gaps_are_instructions_that_never_hold_more_products_than_they_say(n, k, density, seed):
+    rng = np.random.default_rng(seed)
+    trits = (rng.choice([-1, 1], (n, k)) * (rng.random((n, k)) < density)).astype(np.int8)
+    data = encode_matrix(trits, Codec.GAPS)
+    run, most = run_gaps(data, n, k)
+    read = decode_matrix(data, n, k, Codec.GAPS)
+    assert (run == trits).all() and (read.trits == trits).all()
+    assert (most == read.terms).all()
+    assert (most == np.maximum(np.count_nonzero(trits, axis=1), 1)).all()
+
+
+def test_gaps_take_half_a_byte_a_trit_that_is_not_zero():
+    rng = np.random.default_rng(0)
+    trits = (rng.choice([-1, 1], (384, 1536)) * (rng.random((384, 1536)) < 0.576)).astype(np.int8)
+    nonzero = np.count_nonzero(trits)
+    assert nonzero / 2 < len(encode_matrix(trits, Codec.GAPS)) < 1.02 * nonzero / 2
+
+
+def test_gaps_refuse_more_inputs_than_a_header_can_count():
+    with pytest.raises(ValueError, match="at most 4095"):
+        encode_matrix(np.zeros((1, 4096), np.int8), Codec.GAPS)
+    vit = random_vit(0, patch_size=64, image_size=(64, 64))
+    with pytest.raises(InputError, match=r"patch_embed\.proj: 4096 inputs.*another codec"):
+        pack_vit(vit, Codec.GAPS, trivial_planner)
+
+
+GAPS_MATRIX = encode_matrix(np.tile(np.array([1, 0, -1, 1], np.int8), (2, 5)), Codec.GAPS)  # [2][20], 15 instructions
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [
+        (0, 8, "header|tile"),  # where the tile is
+        (4, 2, "header"),  # instructions
+        (7, 0x80, "header"),  # reserved bits
+        (5, 31 << 4 & 0xFF, "behind the last"),  # the first position
+        (12, 0x0F, "outside -1|behind the last"),  # an instruction
+        (19, 0x10, "padding"),  # the nibble behind an odd row
+        (18, 0x10, "behind the last"),  # a gap that nothing follows
+        (28, 1, "padding"),  # of the tile, or what is read ahead
+        (59, 1, "padding"),
+    ],
+)
+def test_malformed_gaps_are_refused(at, value, reason):
+    data = bytearray(GAPS_MATRIX)
+    data[at] = value if at in (0, 4) else data[at] | value
+    with pytest.raises(ValueError, match=reason):
+        decode_matrix(bytes(data), 2, 20, Codec.GAPS)
+
+
+@given(st.integers(0, len(GAPS_MATRIX) - 1))
+def test_truncated_gaps_are_refused(size):
+    with pytest.raises(ValueError, match=r"bytes of|outside the matrix"):
+        decode_matrix(GAPS_MATRIX[:size], 2, 20, Codec.GAPS)
+
+
+@pytest.mark.parametrize("trit", [0, 1])
+def test_a_row_that_bridges_with_a_vector_that_is_not_its_own_must_have_room_for_it(trit):
+    """A row of one trit takes it away and adds it again; a row of none adds a vector first."""
+    vit = random_vit(0)
+    linear = vit.blocks[0].proj
+    linear.trits[0] = 0
+    linear.trits[0, 3] = trit
+    linear.gain[0], linear.bias[0] = 127, 2**19 - 1 - 127 * 127 * trit
+    pack_vit(vit, Codec.BASE3, trivial_planner)
+    if trit:
+        pack_vit(vit, Codec.GAPS, trivial_planner)
+    else:
+        with pytest.raises(InputError, match=r"blocks\.0\.attn\.proj, channels without weights"):
+            pack_vit(vit, Codec.GAPS, trivial_planner)
+
+
 @pytest.mark.parametrize(("codec", "byte"), [(Codec.BASE3, 243), (Codec.TWO_BIT, 0b10)])
 def test_a_malformed_code_is_refused(codec, byte):
     data = bytearray(encode_matrix(np.zeros((16, 20), np.int8), codec))
