@@ -3,9 +3,9 @@
  * Epilogues of linear operators (CONTRACT.md, section 2), as macros: from 20-bit lanes of QACC, one channel of sixteen
  * tokens, to an output in memory. For stream.S and lanes.S.
  *
- *   a5 output, moves on by what the stores add and a8     a12 shift     a13 48 bytes for QACC, or the table of words
+ *   a5 output, moves on by what the stores add and a8     a12 shift     a13 48 bytes for QACC (int16), or the table of words
  *   a14 = 8 and a15 = 0 for int16; a7 is used by int16
- *   q2, q3 constants in all bytes or halfwords: -limit and limit; -128 and -32767 (int16); -128 (table)
+ *   q2, q3 constants in all bytes or halfwords: -limit and limit; -128 and -32767 (int16)
  *   a3, a4, q0, q1, q5, q7 are used; with `last` 0 as stream.S says
  */
 #ifndef TVIT_PIE_EPILOGUES_H
@@ -16,9 +16,14 @@
 /* clang-format off */
     .set finish_i8_bytes, 17
     .set finish_i8_127_bytes, 16
-    .set finish_table_bytes, 97
+    .set finish_table_bytes, 93
     .set finish_i16_add_bytes, 81
     .set finish_i16_set_bytes, 67
+    .set finish_i8_scalars, 0 /* whether a13 ... a15 are used */
+    .set finish_i8_127_scalars, 0
+    .set finish_table_scalars, 1
+    .set finish_i16_add_scalars, 1
+    .set finish_i16_set_scalars, 1
 
 /*
  * A finish ends a block; with `last` 0 it also loads the first input of the next one, fused into an instruction of the
@@ -62,12 +67,11 @@
 
 /*
  * Outputs through a table of 256 words (a byte each, the clamp folded in): there is no look-up of bytes, but
- * EE.LDXQ.32 loads a word by the index in a lane. 35 slots with the start.
+ * EE.LDXQ.32 loads a word by the index in a lane, here y as an unsigned byte. 34 slots with the start.
  */
 .macro finish_table last
     ee.zero.q q7
     ee.srcmb.s8.qacc q5, a12, 0
-    ee.xorq q5, q5, q2
     ee.vzip.8 q5, q7
     .set i, 0
     .rept 4
@@ -90,7 +94,7 @@
     ee.vst.128.xp q0, a5, a8
     .if !\last
     ee.vld.128.ip q0, a4, 16
-    add a3, a4, a9
+    add.n a3, a4, a9
     .endif
 .endm
 

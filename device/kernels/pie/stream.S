@@ -192,19 +192,23 @@ constants:
     l32i a11, a2, STREAM_INPUT_STEP
     l32i a8, a2, STREAM_OUTPUT_STEP
     addi a7, a13, -start_bytes
-    l32i a13, a2, STREAM_SCRATCH
     addi a14, a2, STREAM_CONSTANTS
     ee.vldbc.16.ip q2, a14, 2
     ee.vldbc.16.ip q3, a14, 2
+    .if \finish\()_scalars
+    l32i a13, a2, STREAM_SCRATCH
     movi a14, 8
     movi a15, 0
+    .endif
     memw
     isync
     callx0 a7
     \finish 1
+    .if \finish\()_scalars
     .end no-transform
     movi a15, constants
     .begin no-transform
+    .endif
     addi a6, a6, 32
     l32i a3, a2, STREAM_OUTPUT
     l32i a4, a2, STREAM_CHANNEL_STEP
