@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "list the architectures"),
     "quantize": ("quantize", "make a checkpoint fully ternary and calibrate its activations"),
     "pack": ("pack", "write a checkpoint as a .tvit model file"),
+    "plan": ("plan", "fit a .tvit model file into an arena: choose how its layers are cut into pieces"),
     "keygen": ("keygen", "make a key to sign models with"),
     "sign": ("sign", "sign a .tvit model file, or check its signature"),
     "inspect": ("inspect", "show what is in a .tvit model file"),
