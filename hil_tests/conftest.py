@@ -21,11 +21,12 @@ from tvhil.packing.format import ScaleMode
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.trits import Codec
 
-DEFAULT_BOARDS = ("native", "qemu-xtensa", "lx7sim")
+DEFAULT_BOARDS = ("native", "qemu-xtensa", "qemu-xtensa-pie", "lx7sim")
 
 # Small models that differ in everything that a port could get wrong.
 MODELS = {
     "static_base3": lambda: pack_vit(random_vit(11, embed_dim=48, heads=3, depth=2, mlp_dim=100), Codec.BASE3),
+    "static_gaps": lambda: pack_vit(random_vit(14, embed_dim=64, heads=2, depth=2, mlp_dim=130), Codec.GAPS),
     "per_token_2bit": lambda: pack_vit(
         random_vit(
             12, image_size=(24, 16), channels=3, patch_size=8, embed_dim=32, depth=1, prefix_tokens=2,

@@ -13,6 +13,7 @@ from tvhil.prediction import Predictor
 
 IMAGES = 4
 REPEATS = 20
+REPEATS_ON_TWO_CORES = 4  # an emulator's turns may differ in length
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +88,10 @@ def test_any_operator_can_be_read_back_as_a_tensor(device, images, predictor, mo
     for index in {0, len(expected) // 2, len(expected) - 1}:
         device.run(images[0], last=index)
         values, multipliers = device.read_tensor(model.operators[index].output)
-        assert np.array_equal(values, expected[index].values)
+        written, scales = expected[index].of(values, multipliers)
+        assert np.array_equal(written, expected[index].values)
         if expected[index].multipliers is not None:
-            assert np.array_equal(multipliers, expected[index].multipliers)
+            assert np.array_equal(scales, expected[index].multipliers)
 
 
 def test_the_counters_of_the_operators_add_up_to_the_run(device, images, model):
@@ -105,19 +107,25 @@ def test_the_counters_of_the_operators_add_up_to_the_run(device, images, model):
 def test_repeating_an_image_changes_neither_logits_nor_an_instruction_counter(device, images, predictor):
     expected = predictor.run(images[:1])[0].tolist()
     latencies = set()
-    for _ in range(REPEATS):
+    cores = device.client.model_info().cores
+    for _ in range(REPEATS if cores == 1 else REPEATS_ON_TWO_CORES):
         run = device.run(images[0])
         assert run.output.reshape(-1).tolist() == expected
         latencies.add(run.latency)
-    if device.facts().unit == "instructions":
+    if device.facts().unit == "instructions" and cores == 1:
         assert len(latencies) == 1
 
 
 def test_memory_is_as_planned(device, images, model):
     for image in images:
         device.run(image)
-    memory = device.memory()
-    assert memory["arena"]["measured"] == model.plan.arena_bytes
+    memory, told = device.memory(), device.client.model_info()
+    assert model.plan.arena_bytes <= told.arena_bytes
+    assert 0.7 * told.arena_bytes < memory["arena"]["measured"] <= told.arena_bytes
+    if told.kernels == "portable":
+        assert memory["arena"]["measured"] == told.arena_bytes, "kernels write all of their scratch"
+    second = device.client.memory()
+    assert (0 < second.second_stack_used < second.second_stack_bytes) == (told.cores > 1)
     assert 0 < memory["stack"]["measured"] < memory["stack"]["limit"]
     assert memory["model_bytes"] == model.file_bytes
 
