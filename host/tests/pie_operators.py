@@ -35,7 +35,7 @@ ARITHMETIC = ("arithmetic.S", "arithmetic.c")  #: division, of the emulated boar
 FLASH, CASES, DATA = 0x70000000, 0x60110000, 0x60200000
 FLASH_PAGE = 65536
 CASE = struct.Struct("<7I")
-LAYERNORM, PATCH_EMBED, MEAN_POOL = range(3)
+LAYERNORM, PATCH_EMBED, MEAN_POOL, LAYERNORM_SCALE = range(4)
 LANES = 16
 GUARD = b"\xa5" * 64
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import shutil
 import struct
 import subprocess
@@ -25,6 +26,7 @@ from pie_operators import (
     FLASH,
     LANES,
     LAYERNORM,
+    LAYERNORM_SCALE,
     AnyArray,
     Case,
     Memory,
@@ -161,8 +163,52 @@ def test_tokens_whose_offset_does_not_fit_the_lanes_are_computed_one_by_one() ->
     check([operator])
 
 
+def draw_sums(rng: random.Random, n: int) -> tuple[int, int]:
+    """Sums of n values and of their squares that there can be, small and large variances alike."""
+    largest = rng.choice([1, 40, 3000, 32767])
+    s1 = rng.choice([rng.randint(-largest * n, largest * n), -largest * n, largest * n, 0])
+    least, most = -(-s1 * s1 // n), n * 32767**2
+    return s1, min(most, least + (rng.randint(0, most - least) >> rng.randint(0, 45)))
+
+
 @needs_compiler
-@pytest.mark.parametrize("name", ["layernorm_lanes", "patch_embed_lanes"])
+def test_root_quotient_and_offset_of_a_token_are_exact_to_the_last_bit() -> None:
+    """What the eight bits of an output would hide: A, and B in two parts, of 9600 tokens, at squares and multiples."""
+    rng = random.Random(8)
+    ram, flash = Memory(DATA), Memory(FLASH)
+    cases, expected = [], []
+    for _ in range(600):
+        n = rng.choice([rng.randint(1, 4096), 1 << rng.randint(0, 12), 192])
+        sums = [draw_sums(rng, n) for _ in range(LANES)]
+        variance = n * sums[0][1] - sums[0][0] ** 2
+        epsilon = 1 + (rng.getrandbits(54) - 1 >> rng.randint(0, 54))
+        if rng.random() < 0.5:  # the first token's V at a square
+            epsilon = max(1, (math.isqrt(variance + epsilon) + 1) ** 2 - variance - rng.randint(0, 1))
+        epsilon = min(epsilon, (1 << 54) - 1)
+        d = math.isqrt(variance + epsilon)
+        c = rng.choice([rng.getrandbits(52), rng.getrandbits(52) >> rng.randint(0, 51), (1 << 52) - 1])
+        if rng.random() < 0.5:  # C at a multiple of its root
+            c = d * rng.randint(1, 1 << 30) - rng.randint(0, 1)
+        c = min(max(c, 1), (1 << 52) - 1)
+        words = np.array([*(s for s, _ in sums), *(s & 0xFFFFFFFF for _, s in sums), *(s >> 32 for _, s in sums)])
+        sums_at = ram.put((words & 0xFFFFFFFF).astype("<u4").tobytes() + bytes(48))
+        before = np.zeros(52, np.uint32)
+        output = ram.output(before)
+        cases.append(Case(LAYERNORM_SCALE, struct.pack("<2Q3I", c, epsilon, n, sums_at, output), 0, output, before))
+        factors = []
+        for s1, s2 in sums:
+            a = min(c // math.isqrt(n * s2 - s1 * s1 + epsilon), (1 << 30) - 1)
+            factors.append((a, -(s1 * a // n)))
+        expected.append(factors)
+    for number, (result, factors) in enumerate(zip(run(cases, ram, flash), expected, strict=True)):
+        a, not_e0, offset = result.blocks[:48].reshape(3, LANES).tolist()
+        offset = [value - (value >> 31 << 32) for value in offset]
+        found = [(a[i], (offset[i] << 15) + (~not_e0[i] & 0x7FFF)) for i in range(LANES)]
+        assert found == factors, number
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["layernorm_lanes", "layernorm_scale", "patch_embed_lanes"])
 def test_the_lanes_assemble_for_the_windowed_abi_too(name: str, tmp_path: Path) -> None:
     target = tmp_path / "windowed.o"
     define = ["-U__XTENSA_CALL0_ABI__", "-D__XTENSA_WINDOWED_ABI__"]

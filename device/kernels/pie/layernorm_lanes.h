@@ -14,14 +14,43 @@
 #ifndef TVIT_PIE_LAYERNORM_LANES_H
 #define TVIT_PIE_LAYERNORM_LANES_H
 
-#include <stdint.h>
+/* Offsets for the assembly sources; layernorm.c checks them. */
+#define SUMS_S1 0
+#define SUMS_S2_LOW 64
+#define SUMS_S2_HIGH 128
+#define SUMS_QACC 192
 
-// QACC in memory: eight lanes of 40 bits. Lane i is at byte 5 i of the 20 bytes of its half.
+#define LANES_A 0
+#define LANES_NOT_E0 64
+#define LANES_OFFSET 128
+#define LANES_MINUS_BETA 192
+#define LANES_LOW_BITS 204
+
+#define SCALING_EPSILON 0
+#define SCALING_N 8
+#define SCALING_RECIPROCAL 12
+#define SCALING_RECIPROCAL_SHIFT 16
+#define SCALING_C_LOW 20
+#define SCALING_C_CAP 24
+#define SCALING_C_TOP 28
+#define SCALING_C_ZEROS 32
+#define SCALING_RAISE 40
+#define SCALING_THREE 44
+#define SCALING_LOW_BITS 48
+#define SCALING_MOST_OFFSET 52
+#define SCALING_ROOTS 56
+#define SCALING_PLAIN 60
+
+#ifndef __ASSEMBLER__
+
+#include "layernorm_scale.h"
+
+// The sums of a block's tokens: s1, s2 in two words.
 typedef struct {
-    uint32_t low[2][4]; // bytes 0 to 15 of lanes 0 to 3, of lanes 4 to 7
-    uint32_t high[2];   // bytes 16 to 19
-    uint32_t unused[2];
-} tvit_qacc_image;
+    int32_t s1[16];
+    uint32_t s2_low[16], s2_high[16];
+    uint32_t qacc[12]; // QACC in memory, to work in
+} tvit_layernorm_sums;
 
 // In the order in which tvit_layernorm_channels_lanes loads them.
 typedef struct {
@@ -35,14 +64,36 @@ typedef struct {
 // Nine records, by (gamma + 1) * 3 + beta + 1, in the workspace; behind them, where they fit, a pointer a channel.
 enum { TVIT_LAYERNORM_RECORDS_BYTES = 9 * sizeof(tvit_layernorm_record) };
 
-// The factors of a block's tokens.
+// The factors of a block's tokens, and what they have in common.
 typedef struct {
     uint32_t a[16];
-    int16_t e0[16];
+    uint32_t not_e0[16]; // 2^15 - 1 - e0 in the lower 15 bits
     int32_t offset[16];
     int32_t minus_beta[3]; // -(beta * beta_unit + 2^(shift-1)) for beta = -1, 0, 1
     uint32_t low_bits;     // 0x7fff
 } tvit_layernorm_factors_of_lanes;
+
+// What the tokens' factors are made with.
+typedef struct {
+    tvit_layernorm_constants constants;
+    uint32_t raise;       // n << 15
+    uint32_t three;       // 3 << 30
+    uint32_t low_bits;    // 0x7fff
+    int32_t most_offset;  // in magnitude, for the lanes
+    const uint8_t *roots; // tvit_layernorm_roots
+    uint32_t plain;       // out, beginning with 0: bit i for the i-th last token, if its offset is too large
+} tvit_layernorm_scaling;
+
+static inline tvit_layernorm_scaling tvit_layernorm_prepare_scaling(uint32_t n, uint64_t c, uint64_t epsilon,
+                                                                    int32_t most_offset) {
+    tvit_layernorm_scaling scaling = {.constants = tvit_layernorm_prepare(n, c, epsilon),
+                                      .raise = n << 15,
+                                      .three = 3u << 30,
+                                      .low_bits = 0x7fff,
+                                      .most_offset = most_offset,
+                                      .roots = tvit_layernorm_roots};
+    return scaling;
+}
 
 typedef struct {
     const int16_t *x;                            // [channels][16]
@@ -54,14 +105,18 @@ typedef struct {
     int8_t minimum;                              // -127
 } tvit_layernorm_channels;
 
-// The sums of x and of x*x over 1 to 512 channels (more squares may not fit 40 bits) of half a block; x + 8 is the
-// upper half.
-void tvit_layernorm_sums_lanes(const int16_t *x, uint32_t channels, tvit_qacc_image sums[2]);
+// The sums over 1 to 512 channels (more squares may not fit the 40 bits of a lane). 16-byte aligned.
+void tvit_layernorm_sums_lanes(const int16_t *x, uint32_t channels, tvit_layernorm_sums *sums);
+
+// The factors of the first tokens of a block; those whose offset is too large have 0 instead.
+void tvit_layernorm_scale_lanes(tvit_layernorm_scaling *scaling, const tvit_layernorm_sums *sums,
+                                tvit_layernorm_factors_of_lanes *factors, uint32_t tokens);
 
 // The records of gamma = -1 (0 to 2) and gamma = 1 (6 to 8). |offset| + |minus_beta| < 2^30 - 2^15.
-void tvit_layernorm_records_lanes(const tvit_layernorm_factors_of_lanes *lanes, tvit_layernorm_record *records);
+void tvit_layernorm_records_lanes(const tvit_layernorm_factors_of_lanes *factors, tvit_layernorm_record *records);
 
 // y of all channels of a block.
 void tvit_layernorm_channels_lanes(const tvit_layernorm_channels *args);
 
+#endif
 #endif

@@ -89,10 +89,10 @@ typedef struct {
     uint32_t remainder; // 0 ... 2^15 - 1
 } tvit_layernorm_factors;
 
-// 256 * (1 / sqrt((i + 64.5) / 256) - 1), rounded: by its top eight bits m's 1 / sqrt is known to 2^-7.5.
-static const uint8_t tvit_layernorm_roots[192] = {
+// 256 * (1 / sqrt((i + 0.5) / 256) - 1), rounded: by its top eight bits, 64 ... 255, m's 1 / sqrt is known to 2^-7.5.
+static const uint8_t tvit_layernorm_roots[256] = {
     // clang-format off
-    254, 250, 246, 243, 239, 235, 232, 228, 225, 222, 219, 215, 212, 209, 206, 203,
+    [64] = 254, 250, 246, 243, 239, 235, 232, 228, 225, 222, 219, 215, 212, 209, 206, 203,
     201, 198, 195, 192, 190, 187, 184, 182, 179, 177, 175, 172, 170, 168, 165, 163,
     161, 159, 157, 155, 153, 151, 149, 147, 145, 143, 141, 139, 137, 135, 134, 132,
     130, 128, 127, 125, 123, 122, 120, 119, 117, 116, 114, 113, 111, 110, 108, 107,
@@ -127,7 +127,7 @@ static inline tvit_layernorm_factors tvit_layernorm_scale(const tvit_layernorm_c
     uint32_t half = zeros >> 1;
 
     // r = 2^30 / sqrt(m / 2^32), twice r (3 - m r r) / 2; r is 2^31 / sqrt before the last step
-    uint32_t seed = 256 + tvit_layernorm_roots[(m >> 24) - 64];
+    uint32_t seed = 256 + tvit_layernorm_roots[m >> 24];
     uint32_t excess = tvit_multiply_high(seed * seed << 14, m);
     uint32_t r = tvit_multiply_high(seed << 23, (3u << 30) - excess) << 1;
     excess = tvit_multiply_high(tvit_multiply_high(r, r), m);

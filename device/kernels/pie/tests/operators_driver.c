@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bare program: runs operators that a test has put into memory, part after part, and counts the cycles of each.
 // host/tests/pie_operators.py fills the mailbox. For operators whose parts do not meet at a barrier.
+#include "kernels/pie/layernorm_lanes.h"
 #include "kernels/pie/pie_kernels.h"
 
 #include <string.h>
 
+// The factors of 16 tokens, without what LayerNorm does with them.
 typedef struct {
-    enum { LAYERNORM, PATCH_EMBED, MEAN_POOL } kind;
+    uint64_t c, epsilon;
+    uint32_t n;
+    const tvit_layernorm_sums *sums;
+    tvit_layernorm_factors_of_lanes *factors;
+} scale_args;
+
+typedef struct {
+    enum { LAYERNORM, PATCH_EMBED, MEAN_POOL, LAYERNORM_SCALE } kind;
     const void *args;
     void *scratch;
     uint32_t scratch_bytes; // out: what the kernel asks for
@@ -40,6 +49,11 @@ static uint32_t cycle_count(void) {
     return value;
 }
 
+static void scale(const scale_args *args) {
+    tvit_layernorm_scaling scaling = tvit_layernorm_prepare_scaling(args->n, args->c, args->epsilon, INT32_MAX);
+    tvit_layernorm_scale_lanes(&scaling, args->sums, args->factors, TVIT_BLOCK_TOKENS);
+}
+
 static void run(const operator_case *c, const tvit_team *team) {
     switch (c->kind) {
     case LAYERNORM:
@@ -50,6 +64,9 @@ static void run(const operator_case *c, const tvit_team *team) {
         break;
     case MEAN_POOL:
         tvit_mean_pool_pie(c->args, c->scratch, team);
+        break;
+    case LAYERNORM_SCALE:
+        scale(c->args);
         break;
     }
 }
@@ -65,7 +82,8 @@ int main(void) {
         }
         c->scratch_bytes = (uint32_t)(c->kind == LAYERNORM     ? tvit_layernorm_buffer_size_pie(c->args)
                                       : c->kind == PATCH_EMBED ? tvit_patch_embed_buffer_size_pie(c->args)
-                                                               : tvit_mean_pool_buffer_size_pie(c->args));
+                                      : c->kind == MEAN_POOL   ? tvit_mean_pool_buffer_size_pie(c->args)
+                                                               : 0);
     }
     return 0;
 }
