@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "say what is installed, what is missing and how to get it"),
     "boards": ("boards", "list the boards that models can run on"),
     "models": ("models", "list the architectures"),
+    "train": ("train", "train a model by a recipe: a teacher, or a ternary ViT"),
     "quantize": ("quantize", "make a checkpoint fully ternary and calibrate its activations"),
     "pack": ("pack", "write a checkpoint as a .tvit model file"),
     "plan": ("plan", "fit a .tvit model file into an arena: choose how its layers are cut into pieces"),

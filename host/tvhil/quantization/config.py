@@ -10,6 +10,10 @@ from tvhil.errors import InputError, UsageError
 from tvhil.packing.format import ScaleMode
 
 CALIBRATIONS = ("absmax", "percentile", "mse")
+RULES = (
+    "twn", "twn_matrix", "absmean", "absmean_channel", "binary", "binary_matrix", "int8", "int8_matrix", "learned",
+    "learned_matrix",
+)  # fmt: skip
 GRADIENTS = ("straight_through", "clipped")
 FULL_PRECISION = ("patch_embed", "norm", "head")
 _FIELDS = {
@@ -23,7 +27,7 @@ class QuantizationConfig:
     """Options of a fake-quantized model.
 
     Attributes:
-        ternarizer: rule of `ternarizers.TERNARIZERS` for every matrix and normalization parameter.
+        ternarizer: rule for every matrix and normalization parameter, one of `RULES`; they are in `ternarizers`.
         scale_mode: activation scales, static or per token.
         calibration: how static int8 scales are found: 'absmax' (nothing is clipped), 'percentile' (99.99 % of the
             magnitudes are inside) or 'mse' (least squared error of rounding and clipping).
@@ -44,6 +48,8 @@ class QuantizationConfig:
     full_precision: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.ternarizer not in RULES:
+            raise UsageError(f"no ternarizer is called {self.ternarizer!r}; known: {', '.join(RULES)}")
         if self.calibration not in CALIBRATIONS:
             raise UsageError(f"no calibration is called {self.calibration!r}; known: {', '.join(CALIBRATIONS)}")
         if self.gradient not in GRADIENTS:

@@ -203,18 +203,8 @@ def ternarizer(name: str) -> WeightQuantizer:
         UsageError: there is none of that name.
     """
     if name not in TERNARIZERS:
-        raise UsageError(f"no ternarizer is called {name!r}; known: {', '.join(TERNARIZERS)}")
-    return TERNARIZERS[name]
-
-
-def check_ternarizer(name: str) -> None:
-    """Refuse a name that is neither in `TERNARIZERS` nor in `LEARNED`.
-
-    Raises:
-        UsageError: it is in neither.
-    """
-    if name not in LEARNED and name not in TERNARIZERS:
         raise UsageError(f"no ternarizer is called {name!r}; known: {', '.join((*TERNARIZERS, *LEARNED))}")
+    return TERNARIZERS[name]
 
 
 def make_quantizer(name: str, rows: int) -> WeightQuantizer | LearnedTernary:
@@ -223,8 +213,7 @@ def make_quantizer(name: str, rows: int) -> WeightQuantizer | LearnedTernary:
     Raises:
         UsageError: there is none of that name.
     """
-    check_ternarizer(name)
-    return LearnedTernary(rows, per_channel=LEARNED[name]) if name in LEARNED else TERNARIZERS[name]
+    return LearnedTernary(rows, per_channel=LEARNED[name]) if name in LEARNED else ternarizer(name)
 
 
 class _Substitute(torch.autograd.Function):
