@@ -152,6 +152,23 @@ def test_other_models_are_put_beside_a_quantized_checkpoint(tmp_path, checkpoint
     assert report["model"]["file"].endswith("twn.safetensors")
 
 
+def test_a_convolutional_teacher_is_compared_but_has_no_attention(tmp_path, capsys):
+    from tvhil.models.conv_teacher import ConvTeacher, ConvTeacherConfig
+    from tvhil.quantization.training.models import save_model
+
+    teacher = tmp_path / "teacher.safetensors"
+    save_model(teacher, ConvTeacher(ConvTeacherConfig(widths=(8, 8, 8))))
+    code, report = evaluate(
+        tmp_path, "--compare", f"teacher={teacher}", "--limit", 4, "--html", tmp_path / "e.html", "--examples", 1
+    )
+    assert code == ExitCode.OK
+    assert [(row["name"], row["kind"]) for row in report["implementations"]][1] == ("teacher", "fp32")
+    assert Page(tmp_path / "e.html").tags.count("img") == 2
+    assert run("evaluate", "digits", "--model", teacher, "--limit", 4, "--sensitivity") == ExitCode.USAGE
+    assert "--sensitivity needs an FP32 ViT" in capsys.readouterr().err
+    assert run("evaluate", "digits", "--model", teacher, "--limit", 4) == ExitCode.OK
+
+
 def test_a_board_is_compared_bit_by_bit(tmp_path, checkpoints):
     code, report = evaluate(
         tmp_path, "--model", checkpoints / "twn.safetensors", "--limit", 6, "--board", "native",
@@ -240,7 +257,7 @@ def test_data_without_the_models_classes_is_answered_but_not_judged(tmp_path, fo
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["digits", "--sensitivity"], ExitCode.USAGE, "--sensitivity needs an FP32 model"),
+        (["digits", "--sensitivity"], ExitCode.USAGE, "--sensitivity needs an FP32 ViT"),
         (["digits", "--sensitivity", 0], ExitCode.USAGE, "--sensitivity must be at least 1, not 0"),
         (["digits", "--compare", "fp32.safetensors"], ExitCode.USAGE, "takes NAME=FILE, not 'fp32.safetensors'"),
         (["digits", "--compare", "a=x", "--compare", "a=y"], ExitCode.USAGE, "two models of --compare are called a"),

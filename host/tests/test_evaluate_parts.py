@@ -206,6 +206,14 @@ def test_a_log_is_read_with_gaps_and_without_its_torn_last_line(tmp_path):
     assert set(found.curves) == {"epoch", "loss", "val_accuracy"}
 
 
+def test_steps_count_on_over_the_phases_of_a_run(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("phase,step,epoch,loss,test_top1\na,5,0.5,3,\na,10,1,2,\na,10,1,,0.5\nb,5,0.5,1,\nb,10,1,0.5,0.75\n")
+    found = read_log(log)
+    assert found.points("loss") == [(5, 3), (10, 2), (15, 1), (20, 0.5)]
+    assert found.points("test_top1") == [(10, 0.5), (20, 0.75)]
+
+
 def test_long_logs_are_thinned_and_keep_their_last_point(tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("step,loss\n" + "".join(f"{i},{i / 7}\n" for i in range(4321)))

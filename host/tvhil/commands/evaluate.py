@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tvhil.boards import Board
     from tvhil.datasets import Dataset
     from tvhil.evaluation.html_report import AttentionExample
-    from tvhil.evaluation.implementations import DeviceImplementation, Implementation
+    from tvhil.evaluation.implementations import DeviceImplementation, Implementation, TorchImplementation
     from tvhil.evaluation.training_log import TrainingLog
 
 EXAMPLES = """\
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     from tvhil.boards import load_board
     from tvhil.evaluation import measure
     from tvhil.evaluation.classification_report import classification_report
-    from tvhil.evaluation.implementations import FP32, check_same_classes
+    from tvhil.evaluation.implementations import check_same_classes
     from tvhil.evaluation.training_log import read_log
 
     _check(options)
@@ -111,8 +111,8 @@ def run(options: argparse.Namespace) -> int:
     skipped: list[str] = []
     if options.skip_unreadable:
         dataset = _readable(dataset, skipped)
-    if options.sensitivity is not None and not any(one.kind == FP32 for one in implementations):
-        raise UsageError("--sensitivity needs an FP32 model: as --model, or as --compare FP32=FILE")
+    if options.sensitivity is not None and _fp32_vit(implementations) is None:
+        raise UsageError("--sensitivity needs an FP32 ViT: as --model, or as --compare FP32=FILE")
     stopped: KeyboardInterrupt | TvhilError | None = None
     with ExitStack() as stack:
         device = None
@@ -259,10 +259,11 @@ def _counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 def _logs(named: list[TrainingLog], report: dict[str, Any]) -> list[TrainingLog]:
     """Training logs that were named, or else lie beside the models; a line of each goes into the report."""
     from tvhil.evaluation.training_log import find_logs, read_log
+    from tvhil.models.published import is_published
 
     logs = list(named)
     if not logs:
-        files = {Path(row["file"]): None for row in report["implementations"]}
+        files = {Path(row["file"]): None for row in report["implementations"] if not is_published(row["file"])}
         for log in {log: None for file in files for log in find_logs(file)}:
             try:
                 logs.append(read_log(log))
@@ -280,18 +281,28 @@ def _logs(named: list[TrainingLog], report: dict[str, Any]) -> list[TrainingLog]
     return logs
 
 
+def _fp32_vit(implementations: list[Implementation]) -> TorchImplementation | None:
+    """The first FP32 model that has layers as a ViT has them."""
+    from tvhil.evaluation.implementations import FP32, TorchImplementation
+
+    for one in implementations:
+        if isinstance(one, TorchImplementation) and one.kind == FP32 and one.vit is not None:
+            return one
+    return None
+
+
 def _add_sensitivity(
     options: argparse.Namespace, report: dict[str, Any], implementations: list[Implementation], dataset: Dataset
 ) -> None:
     """Put `sensitivity` into the report, layer by layer, so that an interruption keeps what is done."""
     import numpy as np
 
-    from tvhil.evaluation.implementations import FP32, TorchImplementation
     from tvhil.evaluation.inputs import image_loader
     from tvhil.evaluation.sensitivity import LayerSensitivity, layers_of, sensitivity
 
-    model = next(one for one in implementations if one.kind == FP32)
-    assert isinstance(model, TorchImplementation)
+    model = _fp32_vit(implementations)
+    assert model is not None
+    assert model.vit is not None
     drawn = dataset.draw(options.sensitivity, options.seed)
     images = np.stack([image_loader(sample, model.preprocessing, model.input_shape)() for sample in drawn])
     labelled = len(dataset.class_names) == model.classes
@@ -304,13 +315,13 @@ def _add_sensitivity(
     report["sensitivity"] = {
         "model": model.name, "rule": "twn", "images": len(images), "accuracy": base, "layers": rows,
     }  # fmt: skip
-    with _counting("layers", len(layers_of(model.model))) as progress:
+    with _counting("layers", len(layers_of(model.vit))) as progress:
 
         def keep(row: LayerSensitivity) -> None:
             rows.append(row.to_json())
             progress(len(rows))
 
-        sensitivity(model.model, images, labels, progress=keep)
+        sensitivity(model.vit, images, labels, progress=keep)
 
 
 def _examples(

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from tvhil.boards import Board
     from tvhil.evaluation.implementations import Implementation, IntegerImplementation
     from tvhil.models import VisionTransformer
+    from tvhil.models.conv_teacher import ConvTeacher
     from tvhil.packing import TvitModel
 
 CALIBRATION_IMAGES = 64
+CONV_TEACHER_KEY = "tvhil.conv_teacher"  # metadata entry of a convolutional teacher's checkpoint
 ONE_BIT = "1-bit, fake-quantized"  # what an FP32 checkpoint is made to be compared
 
 
@@ -89,7 +91,8 @@ def _width_name(meta: dict[str, Any]) -> str:
 
 
 def _bits(rule: Any) -> str:
-    return "1-bit" if rule == "binary" else "ternary"
+    name = str(rule).partition("_")[0]
+    return {"binary": "1-bit", "int8": "8-bit"}.get(name, "ternary")
 
 
 def _integers(name: str, model: TvitModel, source: str, twin: str | None = None) -> IntegerImplementation:
@@ -101,9 +104,12 @@ def _integers(name: str, model: TvitModel, source: str, twin: str | None = None)
 def _of_checkpoint(options: argparse.Namespace, file: Path) -> list[Implementation]:
     """Fake-quantized and integers of a quantized checkpoint; of an FP32 one also itself and 1 bit."""
     from tvhil.evaluation.implementations import TorchImplementation
+    from tvhil.models import VisionTransformer
     from tvhil.quantization import QuantizationConfig, quantize_model
 
     model = _load(options, file)
+    if not isinstance(model, VisionTransformer):
+        return [TorchImplementation("FP32", model, str(file))]
     rule = _rule_of(model)
     if rule is not None:
         return _quantized(_bits(rule), model, str(file))
@@ -133,14 +139,19 @@ def _quantized(name: str, model: VisionTransformer, source: str) -> list[Impleme
     return [fake, _integers(f"{name}, integers", packed, source, name)]
 
 
-def _load(options: argparse.Namespace, file: Path) -> VisionTransformer:
+def _load(options: argparse.Namespace, file: Path) -> VisionTransformer | ConvTeacher:
     from tvhil.commands.checkpoint_options import fetch, key_mapping
     from tvhil.models import load_model, read_checkpoint
     from tvhil.quantization import load_quantized
     from tvhil.quantization.convert import checkpoint_quantization
 
     fetch(file)
-    if checkpoint_quantization(read_checkpoint(file)) is not None:
+    checkpoint = read_checkpoint(file)
+    if CONV_TEACHER_KEY in checkpoint.metadata:
+        from tvhil.quantization.training.models import load_any
+
+        return load_any(file).eval()
+    if checkpoint_quantization(checkpoint) is not None:
         return load_quantized(file).eval()
     model, report = load_model(file, arch=options.arch, mapping=key_mapping(options))
     for line in report.notes:

@@ -184,7 +184,8 @@ def _attention(examples: Sequence[AttentionExample]) -> str:
     return f'<h2>Attention</h2>{note}<table class="maps"><tr>{head}</tr>{"".join(rows)}</table>'
 
 
-_CURVES = (("loss", ("loss",)), ("accuracy", ("train_accuracy", "val_accuracy")), ("learning rate", ("learning_rate",)))
+_ACCURACIES = ("train_accuracy", "val_accuracy", "train_top1", "test_top1", "ema_top1")  # of the log, where it has them
+_CURVES = (("loss", ("loss",)), ("accuracy", _ACCURACIES), ("learning rate", ("learning_rate",)))
 
 
 def _curves(logs: Sequence[TrainingLog]) -> str:

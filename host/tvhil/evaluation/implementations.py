@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from tvhil.prediction.operators import softmax_probabilities
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from tvhil.models import Preprocessing, VisionTransformer
+    from tvhil.models import Preprocessing
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.floating[Any]]
@@ -70,32 +71,40 @@ class Implementation:
 class TorchImplementation(Implementation):
     """A torch model, FP32 or fake-quantized, on the GPU where there is one.
 
+    `vit` is the model where it is a ViT, and None of others, which have no attention to show.
+
     Args:
         name: for the report.
-        model: in evaluation mode.
+        model: a ViT, or another classifier with `config.num_classes` and `config.preprocessing`.
         source: its file.
         stored: its size in bytes, where that is not counted elsewhere.
         twin: of the model, by default a name of its own.
     """
 
+    preprocessing: Preprocessing
+
     def __init__(
-        self, name: str, model: VisionTransformer, source: str, stored: int | None = None, twin: str | None = None
+        self, name: str, model: nn.Module, source: str, stored: int | None = None, twin: str | None = None
     ) -> None:
         import torch
 
+        from tvhil.models import VisionTransformer
         from tvhil.quantization import quantization_of
         from tvhil.quantization.convert import parameter_count
 
-        config = model.config
+        config = cast(Any, model).config
+        self.vit = model if isinstance(model, VisionTransformer) else None
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.name, self.source, self.bytes, self.twin = name, source, stored, twin or name
-        self.kind = FP32 if quantization_of(model) is None else FAKE_QUANTIZED
-        self.input_shape, self.classes = config.input_shape, config.num_classes
-        self.preprocessing, self.parameters = config.preprocessing, parameter_count(model)
+        self.kind = FP32 if self.vit is None or quantization_of(self.vit) is None else FAKE_QUANTIZED
+        pre = config.preprocessing
+        self.preprocessing, self.input_shape = pre, (pre.image_size, pre.image_size, pre.channels)
+        self.classes, self.parameters = config.num_classes, parameter_count(model)
         if self.kind == FP32 and stored is None:
             self.bytes = 4 * self.parameters
-        self.prefix_tokens, self.pooled = config.num_prefix_tokens, config.pool == "avg"
+        self.prefix_tokens = 0 if self.vit is None else self.vit.config.num_prefix_tokens
+        self.pooled = self.vit is not None and self.vit.config.pool == "avg"
 
     def logits(self, images: Images, items: Sequence[Input]) -> Logits:
         """The forward pass."""
@@ -105,18 +114,20 @@ class TorchImplementation(Implementation):
 
         del items
         with torch.no_grad():
-            x = normalize(images, self.model.config.preprocessing).to(self.device)
+            x = normalize(images, self.preprocessing).to(self.device)
             logits: Logits = self.model(x).float().cpu().numpy()
         return logits
 
-    def attention(self, image: Images) -> list[npt.NDArray[np.float64]]:
-        """Probabilities in real arithmetic from the q and k that the attention sees."""
+    def attention(self, image: Images) -> list[npt.NDArray[np.float64]] | None:
+        """Probabilities in real arithmetic from the q and k that the attention sees; None of a model without."""
+        if self.vit is None:
+            return None
         import torch
 
         from tvhil.quantization.build import blocks_of
         from tvhil.quantization.convert import normalize
 
-        blocks = blocks_of(self.model)
+        blocks = blocks_of(self.vit)
         seen: dict[str, torch.Tensor] = {}
         hooks = []
         for i, block in enumerate(blocks):
@@ -124,7 +135,7 @@ class TorchImplementation(Implementation):
                 hooks.append(module.register_forward_hook(_keep(seen, f"{letter}{i}")))
         try:
             with torch.no_grad():
-                self.model(normalize(image[None], self.model.config.preprocessing).to(self.device))
+                self.vit(normalize(image[None], self.preprocessing).to(self.device))
                 maps = [
                     (seen[f"q{i}"][0].double() @ seen[f"k{i}"][0].double().transpose(-2, -1)) * block.attn.scale
                     for i, block in enumerate(blocks)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tvhil.errors import InputError
 
 STEPS = ("step", "epoch")  # columns to count by; the first that a log has is taken
+PHASE = "phase"  # column with the name of a phase; counting begins anew in each
 _MOST_ROWS = 1_000_000
 _MOST_POINTS = 500  # of a curve
 
@@ -22,7 +23,7 @@ class TrainingLog:
     Attributes:
         file: the log.
         unit: 'step' or 'epoch'.
-        steps: place of every row.
+        steps: place of every row, over all phases.
         curves: values by column; NaN where a row has none.
     """
 
@@ -67,13 +68,16 @@ def read_log(file: Path) -> TrainingLog:
     unit = next((name for name in STEPS if name in header), None)
     if unit is None:
         raise InputError(f"the training log {file} has no column {' or '.join(STEPS)}; it has {', '.join(header[:8])}")
-    steps, columns = [], {name: list[float]() for name in header if name and name != unit}
+    steps, columns = list[float](), {name: list[float]() for name in header if name and name != unit}
+    phase, before = None, 0.0
     for row in rows:
         values = dict(zip(header, row, strict=False))
         step = _number(values.get(unit, ""))
         if len(row) < len(header) or not math.isfinite(step):
             continue
-        steps.append(step)
+        if values.get(PHASE) != phase:
+            phase, before = values.get(PHASE), max(steps, default=0.0)
+        steps.append(before + step)
         for name, column in columns.items():
             column.append(_number(values.get(name, "")))
     curves = {name: tuple(column) for name, column in columns.items() if any(map(math.isfinite, column))}
