@@ -54,9 +54,9 @@ def corpus(target: str) -> Path:
 
 
 def build_c(program: str, compiler: str, flags: Iterable[str], extra: Iterable[str] = ()) -> Path:
-    """Compile `device/fuzz/<program>.c` (and `extra` files of that folder) once for each state of the sources."""
+    """Compile `device/fuzz/<program>.c` (and `extra` files of device/) once for each state of the sources."""
     device = device_dir()
-    patterns = (*_SHARED, f"fuzz/{program}.c", *(f"fuzz/{name}.c" for name in extra))
+    patterns = (*_SHARED, f"fuzz/{program}.c", *extra)
     sources = sorted(path for pattern in patterns for path in device.glob(pattern))
     headers = sorted(p for folder in ("include", "runtime", "kernels", "app", "tests", "fuzz")
                      for p in (device / folder).rglob("*.h"))  # fmt: skip
@@ -86,7 +86,7 @@ def replay(target: str, compiler: str, inputs: Iterable[Path], flags: Iterable[s
     Raises:
         RuntimeError: with what the sanitizer or the target says of the last one.
     """
-    program = build_c(f"fuzz_{target}", compiler, flags, ["replay"])
+    program = build_c(f"fuzz_{target}", compiler, flags, ["fuzz/replay.c"])
     command = [str(program), *map(str, inputs)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600, check=False)
     if done.returncode:
@@ -99,7 +99,7 @@ def line_coverage(compiler: str, inputs: dict[str, list[Path]]) -> dict[str, tup
     lines: dict[str, dict[int, bool]] = {name: {} for name in C_PARSERS}
     for target, files in inputs.items():
         flags = ("-O0", "--coverage", "-fprofile-update=single")
-        folder = build_c(f"fuzz_{target}", compiler, flags, ["replay"]).parent
+        folder = build_c(f"fuzz_{target}", compiler, flags, ["fuzz/replay.c"]).parent
         for counts in folder.rglob("*.gcda"):
             counts.unlink()
         replay(target, compiler, files, flags)

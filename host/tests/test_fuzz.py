@@ -71,12 +71,25 @@ def test_the_replayed_inputs_reach_95_percent_of_the_lines_of_every_c_parser(rep
     assert all(lines > 30 for _, lines in covered.values())
 
 
-def test_ten_thousand_mutated_models_are_refused_alike_or_computed_bit_exactly_by_host_and_device(mutated):
-    program = targets.build_c("offer_models", find_compiler(), targets.SANITIZE)
-    stream = b"".join(struct.pack("<I", len(file)) + file for file in mutated)
+def offer_models(files: list[bytes], flags: tuple[str, ...] = (), extra: tuple[str, ...] = ()) -> list[str]:
+    """What device/fuzz/offer_models.c says about each file."""
+    program = targets.build_c("offer_models", find_compiler(), (*targets.SANITIZE, *flags), extra)
+    stream = b"".join(struct.pack("<I", len(file)) + file for file in files)
     done = subprocess.run([program], input=stream, capture_output=True, env=environment(), timeout=600, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
-    lines = done.stdout.decode().splitlines()
+    return done.stdout.decode().splitlines()
+
+
+def test_mutated_models_give_the_same_logits_in_rows_and_in_token_blocks(mutated):
+    """The kernels in token blocks spoil all that they may: a model that could tell is not accepted."""
+    rows = offer_models(mutated)
+    blocks = offer_models(mutated, ("-DTVIT_KERNELS_PIE", "-pthread"), ("tests/block_kernels.c",))
+    assert blocks == rows
+    assert sum(line.startswith("0 ") and not line.endswith("-") for line in rows) > 500
+
+
+def test_ten_thousand_mutated_models_are_refused_alike_or_computed_bit_exactly_by_host_and_device(mutated):
+    lines = offer_models(mutated)
     verdicts: Counter[str] = Counter()
     for number, (file, line) in enumerate(zip(mutated, lines, strict=True)):
         code, section, index, *logits = line.split()
