@@ -208,7 +208,7 @@ def test_root_quotient_and_offset_of_a_token_are_exact_to_the_last_bit() -> None
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["layernorm_lanes", "layernorm_scale", "patch_embed_lanes"])
+@pytest.mark.parametrize("name", ["layernorm_lanes", "layernorm_scale", "mean_pool_lanes", "patch_embed_lanes"])
 def test_the_lanes_assemble_for_the_windowed_abi_too(name: str, tmp_path: Path) -> None:
     target = tmp_path / "windowed.o"
     define = ["-U__XTENSA_CALL0_ABI__", "-D__XTENSA_WINDOWED_ABI__"]
