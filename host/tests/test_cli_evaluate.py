@@ -4,6 +4,8 @@
 import html.parser
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -203,6 +205,38 @@ def test_an_interrupted_evaluation_reports_what_is_done(tmp_path, monkeypatch, c
     assert sum(c["images"] for c in report["implementations"][0]["per_class"]) == 64
     assert "Stopped after 64 of 360 images" in Page(tmp_path / "e.html").text
     assert "stopped after 64 of 360 images" in capsys.readouterr().err
+
+
+def test_a_killed_evaluation_leaves_the_figures_so_far(tmp_path, monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    load, calls = measure._load, []
+
+    def killed(sample, model):
+        calls.append(sample)
+        if len(calls) > 70:
+            raise KilledError
+        return load(sample, model)
+
+    monkeypatch.setattr(measure, "_load", killed)
+    monkeypatch.setattr("tvhil.commands.evaluate._SAVE_SECONDS", 0)
+    with pytest.raises(KilledError):
+        evaluate(tmp_path)
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert report["progress"] == {"done": 64, "total": 360, "stopped": "not finished"}
+    assert report["implementations"][0]["accuracy"]["top1"] is not None
+
+
+def test_a_packed_model_is_evaluated_without_torch(tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from tvhil.cli import main\n"
+        f"sys.exit(main(['evaluate', 'digits', '--limit', '4', '--html', {str(tmp_path / 'e.html')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Page(tmp_path / "e.html").tags.count("img") == 8
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import add_json, add_signature, emit, facts_table, list_table, notice, stderr
+from tvhil.commands.common import add_json, add_signature, emit, facts_table, list_table, notice, stderr, write_json
 from tvhil.commands.evaluated_models import ONE_BIT, compared, open_implementations
 from tvhil.errors import DatasetError, ExitCode, InputError, TvhilError, UsageError
 from tvhil.files import output_file, write_whole
@@ -46,7 +46,7 @@ datasets: digits, cifar10, cifar100, imagenet-val, imagenet-val-1k, folder, synt
 DEFAULT_EXAMPLES = 6
 SENSITIVITY_IMAGES = 512
 _BATCH, _BATCH_WITH_BOARD = 32, 4
-_NOTICE_SECONDS = 30.0
+_NOTICE_SECONDS, _SAVE_SECONDS = 30.0, 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,10 +121,17 @@ def run(options: argparse.Namespace) -> int:
             device = _start(options, board, mine, dataset, stack)
             implementations.append(device)
         measurement = measure.start(dataset, implementations)
+        own = [i for i, one in enumerate(implementations) if one.name not in others and one.name != ONE_BIT]
+
+        def report_so_far(why: str | None) -> dict[str, Any]:
+            return classification_report(
+                measurement, own, dataset, seed=options.seed, skipped=skipped, stopped=why, board=board
+            )
+
         batch = _BATCH if board is None else _BATCH_WITH_BOARD
         try:
             with _counting("images", len(dataset)) as progress:
-                measure.measure(measurement, dataset, batch, progress)
+                measure.measure(measurement, dataset, batch, _saving(options, progress, report_so_far))
             if device is not None:
                 device.finish()
         except DatasetError as error:
@@ -133,10 +140,7 @@ def run(options: argparse.Namespace) -> int:
             stopped = error
         if not measurement.images and stopped is not None:
             raise stopped
-        own = [i for i, one in enumerate(implementations) if one.name not in others and one.name != ONE_BIT]
-        report = classification_report(
-            measurement, own, dataset, seed=options.seed, skipped=skipped, stopped=stopped, board=board
-        )
+        report = report_so_far(None if stopped is None else str(stopped) or "interrupted")
     examples: list[AttentionExample] = []
     if stopped is None:
         try:
@@ -156,6 +160,22 @@ def run(options: argparse.Namespace) -> int:
         return ExitCode.OK
     notice(f"{measurement.images - exact} of {measurement.images} images are not bit-exact on {options.board}")
     return ExitCode.MISMATCH
+
+
+def _saving(
+    options: argparse.Namespace, progress: Callable[[int], None], report: Callable[[str], dict[str, Any]]
+) -> Callable[[int], None]:
+    """Progress that leaves the report so far on the disk now and then, should the process be killed."""
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        progress(done)
+        if options.json is not None and str(options.json) != "-" and time.monotonic() - last >= _SAVE_SECONDS:
+            last = time.monotonic()
+            write_json(report("not finished"), options.json)
+
+    return tell
 
 
 def _check(options: argparse.Namespace) -> None:

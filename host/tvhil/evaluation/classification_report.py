@@ -39,7 +39,7 @@ def classification_report(
     *,
     seed: int,
     skipped: Sequence[str] = (),
-    stopped: BaseException | None = None,
+    stopped: str | None = None,
     board: Board | None = None,
 ) -> Json:
     """The report of a measurement.
@@ -50,7 +50,7 @@ def classification_report(
         dataset: the images.
         seed: that drew them.
         skipped: keys of images that were left out.
-        stopped: what ended the measurement early.
+        stopped: why the measurement is not complete, where it is not.
         board: that ran the model.
     """
     implementations = measurement.implementations
@@ -81,9 +81,8 @@ def classification_report(
         "name": dataset.title, "split": dataset.split, "images": measurement.images, "seed": seed,
         "skipped": list(skipped),
     }  # fmt: skip
-    reason = None if stopped is None else str(stopped) or "interrupted"
     return report | {
-        "progress": {"done": measurement.images, "total": measurement.total, "stopped": reason},
+        "progress": {"done": measurement.images, "total": measurement.total, "stopped": stopped},
         "class_names": list(measurement.class_names),
         "primary": own[-1],
         "implementations": rows,
