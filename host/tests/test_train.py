@@ -105,9 +105,11 @@ def test_a_convolutional_teacher_trains_and_teaches(tmp_path):
     preprocessing = config.preprocessing
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 2, 64)
-    images = (draw.integers(0, 100, (64, 32, 32, 3)) + labels[:, None, None, None] * 100).astype(np.uint8)
+    stripes = np.broadcast_to(np.arange(32) // 4 % 2, (32, 32))
+    patterns = 150 * np.stack([stripes, stripes.T])[labels][..., None]
+    images = (draw.integers(0, 50, (64, 32, 32, 3)) + patterns).astype(np.uint8)
     split = LabelledImages(images, labels.astype(np.int64))
-    data = TrainingData("two greys", ("dark", "light"), split, split)
+    data = TrainingData("stripes", ("upright", "level"), split, split)
     conv = load_recipe(
         "teacher",
         ["model.widths=[16,16,16]", "phase.batch=16", "phase.epochs=15", "phase.ema=0", "phase.augmentation.erasing=0"],

@@ -51,26 +51,27 @@ class Muon(torch.optim.Optimizer):
         """One step of every matrix that has a gradient; matrices of one shape are orthogonalized together."""
         for group in self.param_groups:
             mu, rate = group["momentum"], group["lr"]
-            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            wanted: dict[tuple[int, int], list[Tensor]] = {}
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
                 if id(p) in self._fixed_norm:
                     p.mul_(len(p) ** 0.5 / p.norm())
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 m = state["momentum"].lerp_(p.grad, 1 - mu)
-                wanted = p.grad.lerp(m, mu).flatten(1)
                 p.mul_(1 - rate * group["weight_decay"])
-                for matrix, target in zip(
-                    wanted.chunk(self._parts.get(id(p), 1)), p.flatten(1).chunk(self._parts.get(id(p), 1)), strict=True
-                ):
-                    by_shape.setdefault((matrix.shape[0], matrix.shape[1]), []).append((matrix, target))
-            for (rows, columns), pairs in by_shape.items():
-                steps = orthogonalize(torch.stack([wanted for wanted, _ in pairs])) * max(1.0, rows / columns) ** 0.5
-                for (_, target), change in zip(pairs, steps, strict=True):
-                    target.sub_(change.to(target.dtype), alpha=rate)
+                for matrix in p.grad.lerp(m, mu).flatten(1).chunk(self._parts.get(id(p), 1)):
+                    wanted.setdefault((matrix.shape[0], matrix.shape[1]), []).append(matrix)
+            steps = {
+                shape: iter(orthogonalize(torch.stack(matrices)) * max(1.0, shape[0] / shape[1]) ** 0.5)
+                for shape, matrices in wanted.items()
+            }
+            for p in params:  # not in place on views: channels-last filters have none as matrices
+                parts = self._parts.get(id(p), 1)
+                shape = (len(p) // parts, p[0].numel())
+                change = torch.cat([next(steps[shape]) for _ in range(parts)]).to(p.dtype)
+                p.sub_(change.reshape(p.shape), alpha=rate)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
