@@ -166,9 +166,8 @@ size_t tvit_linear_buffer_size_portable(const tvit_linear_args *args);
 
 // Work, for each head and each four queries (the last group computes four, too): 4 * head_dim queries widened; for each
 // key head_dim/4 steps of 16 multiply-accumulates and head_dim%4 of 4, 4 scores, 4 exponentials, 4 probabilities, and
-// head_dim/2 steps of 8 multiply-accumulates and head_dim%2 of 4; 4 * head_dim outputs, 12 divisions. Scratch: 8 *
-// tokens
-// + 8 * head_dim bytes, each rounded up to 16, and 8 * heads * head_dim per token.
+// head_dim/2 steps of 8 multiply-accumulates and head_dim%2 of 4; 4 * head_dim outputs, 12 divisions.
+// Scratch: 8 * tokens + 8 * head_dim bytes, each rounded up to 16, and 8 * heads * head_dim per token.
 void tvit_attention_portable(const tvit_attention_args *args, void *scratch);
 size_t tvit_attention_buffer_size_portable(const tvit_attention_args *args);
 
