@@ -14,9 +14,12 @@ import safetensors.torch
 import torch
 from test_models_checkpoints import random_state
 
+from tvhil.cli import main
 from tvhil.errors import CheckpointError, UsageError
-from tvhil.models import load_model, model_config, registry
+from tvhil.models import load_model, model_config, published, registry
 from tvhil.models.published import _ORIGINALS, HUB, fetch_published, find_published, read_hub_config
+from tvhil.packing import read_model
+from tvhil.quantization import load_quantized
 
 DEIT3 = "deit3_small_patch16_224.fb_in1k"
 HUB_FILE = {
@@ -139,6 +142,43 @@ def test_weights_by_name_load_with_the_architecture_and_preprocessing_that_timm_
     asked = len(Handler.requests)
     load_model(f"timm:{DEIT3}", image_size=64)
     assert len(Handler.requests) == asked  # from the cache
+
+
+DISTILLED = "deit_tiny_distilled_patch16_224.fb_in1k"
+
+
+@pytest.fixture
+def original(mirror, monkeypatch):
+    """An original file of DeiT on the mirror, distilled and one block deep; its tensors."""
+    small = model_config("deit_tiny_distilled", depth=1, embed_dim=24, num_heads=3)
+    monkeypatch.setitem(registry._VARIANTS, "deit_tiny_distilled", lambda: small)
+    state = random_state(small)
+    (mirror / DISTILLED).mkdir()
+    torch.save({"model": state}, mirror / DISTILLED / "d.pth")
+    digest = hashlib.sha256((mirror / DISTILLED / "d.pth").read_bytes()).hexdigest()
+    monkeypatch.setitem(published._ORIGINALS, DISTILLED, f"deit_tiny_distilled_patch16_224-{digest[:8]}.pth")
+    (mirror / DISTILLED / "d.pth").rename(mirror / DISTILLED / published._ORIGINALS[DISTILLED])
+    return state
+
+
+def test_a_distilled_original_loads_by_name_at_its_own_size_and_at_another(original):
+    model, report = load_model("timm:deit_tiny_distilled_patch16_224")
+    assert report.notes == ()
+    assert model.config.distilled
+    assert all(torch.equal(tensor, original[name]) for name, tensor in model.state_dict().items())
+    model, report = load_model("timm:deit_tiny_distilled_patch16_224", image_size=96)
+    assert report.notes == ("position embedding resampled from 198 rows to 38",)
+    assert torch.equal(model.pos_embed[:, :2], original["pos_embed"][:, :2])
+
+
+def test_the_commands_take_a_name_in_place_of_a_file(original, tmp_path, capsys):
+    names = ["timm:deit_tiny_distilled_patch16_224", "--image-size", "32"]
+    assert main(["quantize", *names, "-o", str(tmp_path / "q.safetensors")]) == 0
+    assert load_quantized(tmp_path / "q.safetensors").config.image_size == 32
+    assert main(["pack", *names, "-o", str(tmp_path / "m.tvit")]) == 0
+    assert read_model((tmp_path / "m.tvit").read_bytes()).info.image_height == 32
+    assert main(["quantize", "timm:deit_tinny_patch16_224", "-o", str(tmp_path / "x.safetensors")]) == 2
+    assert "'deit_tinny' of 'deit_tinny_patch16_224' is no architecture" in capsys.readouterr().err
 
 
 def test_a_file_in_a_folder_of_the_hub_needs_no_arch_either(mirror, monkeypatch):
