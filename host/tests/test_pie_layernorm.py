@@ -218,11 +218,10 @@ def test_the_lanes_assemble_for_the_windowed_abi_too(name: str, tmp_path: Path) 
 
 
 @needs_compiler
-def test_a_layernorm_of_deit_tiny_takes_a_tenth_of_its_portable_twin() -> None:
-    """Simulated, one core. The twin takes 1184 cycles a row and about 15 a value."""
+def test_a_layernorm_of_deit_tiny_stays_below_a_hundred_thousand_cycles() -> None:
+    """Simulated, one core; the portable twin takes 2.40 million (device/kernels/IDEAS.md)."""
     ((cycles,),) = check([packed(np.random.default_rng(5), 197, 192)])
-    assert cycles < 120_000
-    assert cycles * 5 < 197 * (1184 + 15 * 192)
+    assert cycles < 100_000
 
 
 # ---- the table ----------------------------------------------------------------------------------------------
