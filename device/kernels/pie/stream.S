@@ -74,7 +74,7 @@ constants:
     .rept 8
     .byte 0x20, 0x60
     .endr
-    .fill 16, 1, 0x07
+    .fill 16, 1, 0x0f
     .fill 16, 1, 0x10
     .byte 1, 3, 9, 27, 81, 243, 0, 0 /* STREAM_POWERS: of three */
     .byte 0, 1, 4, 13, 40, 121 /* STREAM_HALVES: as many trits 0 in base 3 */

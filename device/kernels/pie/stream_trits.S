@@ -3,9 +3,10 @@
  * Instruction streams from the codecs base3 and 2bit, whose bytes hold five and four trits: the generators of stream.S
  * for them. Two steps.
  *
- * Trits to codes, one byte an instruction: gap from the instruction before (3 bits; the first one's from position -1),
- * sign in bit 4. A table (stream.c) has the codes of every byte: 12 slots a byte, whatever its trits. A gap above 7 is
- * bridged by a pair of instructions that add and subtract the same vector.
+ * Trits to codes, one byte an instruction: gap from the instruction before (4 bits; the first one's from position -1),
+ * sign in bit 4. A table (stream.c) has the codes of every byte: 11.5 slots a byte, whatever its trits. A gap above 12,
+ * that is a run of zeros over more than a byte, is bridged by a pair of instructions that add and subtract the same
+ * vector. (The codec gaps has three bits for a gap, the instruction four.)
  *
  * Codes to instructions: instruction i has the sign of trit i and the gap between trits i + 2 and i + 3, because a load
  * is two slots ahead of its use: 16 instructions in 14 slots.
@@ -21,37 +22,51 @@
     .set entry_rest, 4
     .set count_at, 8
     .set behind_at, 16
-    .set pair_first, 0x07 /* plus, 7 on */
-    .set pair_second, 0x10 /* minus, the same position */
+    .set pair_second, 0x10 /* minus, the same position as the plus before */
 
-/* The byte a7 to codes at a13; a11 trits lie between the last instruction and the byte. */
-.macro byte_to_codes slow, store, next
+/*
+ * The byte a7 to codes at a13; a11 trits, at most 7, lie between the last instruction and the byte. `ahead`: where the
+ * next byte lies from a5 on, nothing for the last. A byte without a trit has 8 in its entry: bit 3 of the first gap tells
+ * it, but so do gaps above 7, which are all right.
+ */
+.macro byte_to_codes slow, store, next, ahead
     addx8 a8, a7, a10
     l32i a3, a8, 0
     l32i a9, a8, entry_rest
-    .ifnb \next
-    l8ui a7, a5, 1
+    .ifnb \ahead
+    l8ui a7, a5, \ahead
     .endif
     add a3, a3, a11
-    bbsi a3, 3, \slow /* the first gap is above 7, or there is no trit in the byte (its entry says 8) */
+    .ifnb \ahead
+    bbsi a3, 3, \slow
+    .endif
 \store:
     s32i a3, a13, 0
     s8i a9, a13, 4
     extui a8, a9, count_at, 3
     extui a11, a9, behind_at, 8
     add a13, a13, a8
-    .ifnb \next
 \next:
-    addi a5, a5, 1
-    .endif
 .endm
 
-.macro bridge
-    movi a8, pair_first
-    s8i a8, a13, 0
+/* The slow path: on with the codes if there are any, else on with more trits before the next. */
+.macro no_codes digits, slow, store, next, bridge
+\slow:
+    extui a8, a9, count_at, 3
+    bnez a8, \store
+    addi a11, a11, \digits
+    bltui a11, 8, \next
+    j \bridge
+.endm
+
+.macro bridge_to name, next
+\name:
+    s8i a11, a13, 0
     movi a8, pair_second
     s8i a8, a13, 1
     addi a13, a13, 2
+    movi a11, 0
+    j \next
 .endm
 
 /*
@@ -146,30 +161,27 @@
 .Lsingle\@:
     mov a11, a7
     j .Lfirst\@
-.Lslow\@:
-    extui a8, a9, count_at, 3
-    bnez a8, .Llong\@
-    addi a11, a11, \digits
-    bltui a11, 8, .Lnext\@
-    bridge
-    addi a11, a11, -7
-    j .Lnext\@
-.Llong\@:
-    bridge
-    addi a3, a3, -7
-    j .Lstore\@
-.Llong_last\@:
-    bridge
-    addi a3, a3, -7
-    j .Lstore_last\@
+    bridge_to .Lbridge0\@, .Lnext0\@
+    bridge_to .Lbridge1\@, .Lnext1\@
+    bridge_to .Lbridge2\@, .Lnext2\@
+    no_codes \digits, .Lslow0\@, .Lstore0\@, .Lnext0\@, .Lbridge0\@
+    no_codes \digits, .Lslow1\@, .Lstore1\@, .Lnext1\@, .Lbridge1\@
+    no_codes \digits, .Lslow2\@, .Lstore2\@, .Lnext2\@, .Lbridge2\@
 .Lbytes\@:
+    bbci a12, 0, .Leven\@
+    byte_to_codes .Lslow0\@, .Lstore0\@, .Lnext0\@, 1
+    addi a5, a5, 1
+.Leven\@:
+    srli a12, a12, 1
     loopnez a12, .Llast\@
-    byte_to_codes .Lslow\@, .Lstore\@, .Lnext\@
+    byte_to_codes .Lslow1\@, .Lstore1\@, .Lnext1\@, 1
+    byte_to_codes .Lslow2\@, .Lstore2\@, .Lnext2\@, 2
+    addi a5, a5, 2
 .Llast\@:
     movi a8, \empty
     mov a7, a4
     beq a7, a8, .Lend\@
-    byte_to_codes .Llong_last\@, .Lstore_last\@
+    byte_to_codes , .Lstore3\@, .Lnext3\@,
 .Lend\@:
     .end no-transform
     .if \digits != 5
@@ -219,14 +231,14 @@ codes_to_instructions:
     l8ui a8, a14, 0
     l8ui a9, a14, 1
     l8ui a10, a14, 2
-    extui a8, a8, 0, 3
+    extui a8, a8, 0, 4
     addi a8, a8, -1
     slli a8, a8, 12
     or a8, a8, a7
-    extui a9, a9, 0, 3
+    extui a9, a9, 0, 4
     slli a9, a9, 17
     or a8, a8, a9
-    extui a10, a10, 0, 3
+    extui a10, a10, 0, 4
     slli a10, a10, 22
     or a8, a8, a10
     s32i a8, a6, 20
@@ -240,7 +252,7 @@ codes_to_instructions:
     srli a4, a4, 4
     addi a3, a15, 80
     ee.vld.128.ip q5, a3, 16 /* 0x20, 0x60 */
-    ee.vld.128.ip q7, a3, 16 /* 0x07 */
+    ee.vld.128.ip q7, a3, 16 /* 0x0f */
     ee.vld.128.ip q6, a3, 16 /* 0x10 */
     nop
     ee.andq q3, q0, q6
