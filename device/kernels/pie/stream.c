@@ -66,8 +66,10 @@ void *tvit_epilogue_prepare_pie(const tvit_rows_args *args, tvit_pie_workspace *
     constants[1] = minus_32767;
     if (args->kind != TVIT_LINEAR_TABLE) return workspace->qacc;
     for (int32_t y = -128; y < 128; y++) // the table by y as an unsigned byte, the clamp folded in
-        workspace->table[y & 255] =
-            (uint8_t)args->table[(y > args->limit ? args->limit : y < -args->limit ? -args->limit : y) + 128];
+        workspace->table[y & 255] = (uint8_t)args->table[(y > args->limit    ? args->limit
+                                                          : y < -args->limit ? -args->limit
+                                                                             : y) +
+                                                         128];
     return workspace->table;
 }
 
