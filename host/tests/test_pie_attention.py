@@ -145,7 +145,7 @@ def simulate(
             at.append(put(token_blocks(tensor).tobytes()))
         head_dim = width // a.heads
         rows, padded_dim = (tokens + 1 & ~1) + 2, -(-head_dim // LANES) * LANES
-        part = 704 + 16 * (2 + rows + max(rows + padded_dim + 2, 2 * head_dim + 2))
+        part = 816 + 16 * (2 + rows + max(rows + padded_dim + 2, 2 * head_dim + 2))
         scratch = 4096 + (padded * padded_dim if head_dim % LANES else 0) + 2 * part
         scratch_at = put(rng.integers(0, 256, scratch, np.uint8).tobytes())
         first = [address + a.spare * LANES for address in at]

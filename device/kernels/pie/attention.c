@@ -18,40 +18,41 @@
     _Static_assert(offsetof(tvit_attention_work, member) == (offset), "attention_work.h: " #member)
 AT(WORK_EXP + WORK_EXP_HALF, exp[1]);
 AT(WORK_HIGHEST, exp[0].highest);
+AT(WORK_DIVISION + WORK_DIVISION_HALF, division[1]);
 AT(WORK_FRACTION_MASK, fraction_mask);
 AT(WORK_BYTES_80, bytes_80);
 AT(WORK_BYTES_01, bytes_01);
 AT(WORK_QACC, qacc);
-AT(WORK_R, r);
-AT(WORK_DELTA, delta);
 AT(WORK_W, w);
 AT(WORK_Z, z);
 AT(WORK_ROUNDING, rounding);
 AT(WORK_MINUS_127, minus_127);
 AT(WORK_LOWEST, lowest);
-AT(WORK_BOUND, bound);
+AT(WORK_LOW, low);
 AT(WORK_PADDING, padding);
+AT(WORK_BOUND, bound);
+AT(WORK_DIVISION, division);
 AT(WORK_SCORES, scores);
 AT(WORK_ROWS, rows);
+AT(WORK_NO_ROW, no_row);
 AT(WORK_QUERIES, queries);
 AT(WORK_PADDED_DIM, padded_dim);
 AT(WORK_KEYS, keys);
 AT(WORK_KEY_STEP, key_step);
+AT(WORK_LAST_KEY, last_key);
 AT(WORK_FULL_BLOCKS, full_blocks);
 AT(WORK_TAIL_KEYS, tail_keys);
 AT(WORK_SCORE_SHIFT, score_shift);
 AT(WORK_POWERS, powers);
 AT(WORK_TARGET, target);
-AT(WORK_NO_ROW, no_row);
 AT(WORK_OUT_MULTIPLIER, out_multiplier);
 AT(WORK_VALUES, values);
+AT(WORK_LAST_VALUES, last_values);
 AT(WORK_VALUE_STEP, value_step);
 AT(WORK_HEAD_DIM, head_dim);
 AT(WORK_SUMS, sums);
 AT(WORK_OUTPUT, output);
 AT(WORK_OUT_SHIFT, out_shift);
-AT(WORK_TOTALS, totals);
-AT(WORK_LOW, low);
 _Static_assert(sizeof(tvit_attention_work) == WORK_BYTES, "attention_work.h");
 _Static_assert(WORK_EXP_HALF == sizeof(tvit_lanes[7]), "attention_work.h");
 
@@ -157,34 +158,32 @@ static void turn_keys(const attention *a, uint32_t head, uint32_t block) {
     }
 }
 
+// The scores of one row, of any size.
+static void wide_row(tvit_attention_work *w, const int8_t *key, uint32_t row) {
+    for (uint32_t i = 0; i < 16; i++) {
+        int32_t s = 0;
+        for (uint32_t d = 0; d < w->padded_dim; d++)
+            s += w->queries[16 * d + i] * key[d];
+        s >>= w->score_shift;
+        s = s > 32767 ? 32767 : s < -32767 ? -32767 : s;
+        w->scores[i / 8][row][i % 8] = (int16_t)s;
+        int16_t *highest = &w->exp[i / 8].highest[i % 8];
+        if (s > *highest) *highest = (int16_t)s;
+    }
+}
+
 // The same as tvit_attention_scores_pie for scores of any size.
 static void wide_scores(tvit_attention_work *w) {
-    const int8_t *key = w->keys;
-    int16_t *row[2] = {w->scores[0][0], w->scores[1][0]};
-    int32_t step = 0;
-    memcpy(w->exp[0].highest, w->lowest, sizeof w->lowest);
-    memcpy(w->exp[1].highest, w->lowest, sizeof w->lowest);
-    for (uint32_t block = 0; block <= w->full_blocks; block++, key += w->key_step) {
-        uint32_t keys = 16;
-        if (block == w->full_blocks) {
-            keys = w->tail_keys;
-            key += (keys - 1) * w->padded_dim;
-            step = -2 * (int32_t)w->padded_dim;
-            for (uint32_t half = 0; half < 2 && w->no_row; half++, row[half - 1] += 8)
-                memcpy(row[half], w->lowest, sizeof w->lowest);
-        }
-        for (; keys; keys--, key += w->padded_dim + step)
-            for (uint32_t i = 0; i < 16; i++) {
-                int32_t s = 0;
-                for (uint32_t d = 0; d < w->padded_dim; d++)
-                    s += w->queries[16 * d + i] * key[d];
-                s >>= w->score_shift;
-                s = s > 32767 ? 32767 : s < -32767 ? -32767 : s;
-                *row[i / 8]++ = (int16_t)s;
-                int16_t *highest = &w->exp[i / 8].highest[i % 8];
-                if (s > *highest) *highest = (int16_t)s;
-            }
+    uint32_t row = w->no_row;
+    for (uint32_t half = 0; half < 2; half++) {
+        memcpy(w->exp[half].highest, w->lowest, sizeof w->lowest);
+        memcpy(w->scores[half][0], w->lowest, sizeof w->lowest);
     }
+    for (uint32_t i = 0; i < w->tail_keys; i++)
+        wide_row(w, w->last_key - i * w->padded_dim, row++);
+    const int8_t *key = w->keys;
+    for (uint32_t i = 0; i < 16 * w->full_blocks; i++, key += w->padded_dim + (i % 16 ? 0 : w->key_step))
+        wide_row(w, key, row++);
 }
 
 // Scores that are too low for the exponential to be 0: -32768 becomes -32767, distances end at 32767.
@@ -215,12 +214,14 @@ static void attend(const attention *a, uint32_t head, uint32_t block) {
     tvit_attention_work *w = a->work;
     const uint32_t column = head * args->head_dim;
     const int8_t *q = block_of((int8_t *)args->q, args->q_columns, block, column);
+    const uint32_t block_bytes = 16 * w->padded_dim + w->key_step;
     w->keys = a->padded_keys ? a->padded_keys : block_of(args->k, args->k_columns, 0, column);
+    w->last_key = w->keys + w->full_blocks * block_bytes + (w->tail_keys - 1) * w->padded_dim;
     w->values = block_of((int8_t *)args->v, args->v_columns, 0, column);
+    w->last_values = w->values + w->full_blocks * w->value_step;
     w->output = block_of(args->output, args->output_columns, block, column);
-    const uint32_t lanes = block == w->full_blocks ? w->tail_keys : 16;
-    for (uint32_t i = 0; i < 16; i++)
-        w->padding[i] = i < lanes ? 0 : 0xff;
+    memset(w->padding, 0, sizeof w->padding);
+    if (block == w->full_blocks) memset(w->padding + w->tail_keys, 0xff, sizeof w->padding - w->tail_keys);
     uint32_t low = 0;
     if (tvit_attention_load_queries_pie(w, q))
         wide_scores(w);

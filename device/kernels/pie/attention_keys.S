@@ -65,12 +65,13 @@
     /* a2 work, a3 block */
     kernel_function tvit_attention_load_queries_pie
     kernel_enter
-    addmi a4, a2, 512 /* WORK_BOUND */
+    addmi a4, a2, 512
+    addi a4, a4, WORK_PADDING - 512
+    ee.vld.128.ip q7, a4, 16 /* a4: WORK_BOUND */
     ee.ld.qacc_l.l.128.ip a4, 16
     ee.ld.qacc_h.l.128.ip a4, 16
     ee.ld.qacc_l.h.32.ip a4, 4
-    ee.ld.qacc_h.h.32.ip a4, 12
-    ee.vld.128.ip q7, a4, 0 /* WORK_PADDING */
+    ee.ld.qacc_h.h.32.ip a4, 0
     l32i a5, a2, WORK_QUERIES
     mov a8, a5
     l32i a6, a2, WORK_HEAD_DIM

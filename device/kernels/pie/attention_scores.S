@@ -8,8 +8,8 @@
  * that the last two MACs of a key load what the first two of the next one multiply. For 64 dimensions: 89 slots, one
  * cycle for a loop that is longer than the loop buffer.
  *
- * Keys of the last block come last to first, so that the values' loop can start anywhere in it (attention_values.S).
- * Where that makes the number of rows odd, a row that belongs to no key comes before them.
+ * Rows come in the order in which the values' loop wants them (attention_values.S): where the tokens are odd, one of no
+ * key; the keys of the last block, last to first; the other blocks.
  */
 #include "assembler.h"
 #include "attention_work.h"
@@ -49,7 +49,7 @@
     /* a2 work */
     kernel_function tvit_attention_scores_pie
     kernel_enter
-    l32i a3, a2, WORK_KEYS
+    l32i a3, a2, WORK_LAST_KEY
     l32i a4, a2, WORK_QUERIES
     l32i a5, a2, WORK_SCORES
     l32i a6, a2, WORK_SCORES + 4
@@ -67,11 +67,18 @@
     ee.vld.128.ip q0, a4, 16
     ee.vld.128.ip q1, a4, 16
     mov a12, a4 /* the third row */
-    movi a11, 0 /* from a key's end to the next key */
-    movi a15, 16
+    l32i a15, a2, WORK_NO_ROW
+    beqz a15, .Leven
+    ee.vst.128.ip q4, a5, 16
+    ee.vst.128.ip q5, a6, 16
+.Leven:
+    l32i a11, a2, WORK_PADDED_DIM
+    slli a11, a11, 1
+    neg a11, a11 /* from a key's end to the one before */
+    l32i a15, a2, WORK_TAIL_KEYS
     l32i a14, a2, WORK_FULL_BLOCKS
-    l32i a13, a2, WORK_PADDED_DIM
-    addi a13, a13, -64
+    movi a13, -128
+    sub a13, a13, a11
     bnez a13, .Lany_dim
 
     .end no-transform
@@ -80,21 +87,10 @@
     movi a13, .Lkey64_end
     wsr.lend a13
     .begin no-transform
-    l32i a13, a2, WORK_KEY_STEP
-.Lblock64:
-    bnez a14, .Lrun64
-    l32i a15, a2, WORK_TAIL_KEYS
-    bbci a15, 0, .Ltail64
-    ee.vst.128.ip q4, a5, 16
-    ee.vst.128.ip q5, a6, 16
-.Ltail64:
-    addi a11, a15, -1
-    slli a11, a11, 6
-    add a3, a3, a11
-    movi a11, -128
-.Lrun64:
     addi a15, a15, -1
     wsr.lcount a15
+    l32i a13, a2, WORK_KEY_STEP
+    movi a15, 15
     isync
     j .Lkey64
     .balign 4
@@ -109,28 +105,18 @@
 .Lkey64_end:
     beqz a14, .Lend
     addi a14, a14, -1
-    movi a15, 16
+    wsr.lcount a15
     add a3, a3, a13
-    j .Lblock64
+    isync
+    beqz a11, .Lkey64
+    movi a11, 0
+    l32i a3, a2, WORK_KEYS
+    j .Lkey64
 
     /* Any dimension: 18 slots for 16 dimensions, 27 around them. */
 .Lany_dim:
     l32i a13, a2, WORK_PADDED_DIM
     srli a13, a13, 4
-.Lblock:
-    bnez a14, .Lkey
-    l32i a15, a2, WORK_TAIL_KEYS
-    bbci a15, 0, .Ltail
-    ee.vst.128.ip q4, a5, 16
-    ee.vst.128.ip q5, a6, 16
-.Ltail:
-    l32i a11, a2, WORK_PADDED_DIM
-    addi a9, a15, -1
-    mull a9, a9, a11
-    add a3, a3, a9
-    slli a11, a11, 1
-    neg a11, a11
-    movi a9, 0
 .Lkey:
     ee.zero.qacc
     loop a13, .Ldims
@@ -142,18 +128,21 @@
     addi a15, a15, -1
     bnez a15, .Lkey
     beqz a14, .Lend
-    movi a15, 16
     addi a14, a14, -1
+    movi a15, 16
     l32i a9, a2, WORK_KEY_STEP
     add a3, a3, a9
     movi a9, 0
-    j .Lblock
+    beqz a11, .Lkey
+    movi a11, 0
+    l32i a3, a2, WORK_KEYS
+    j .Lkey
 
 .Lend:
-    addmi a4, a2, 768
-    addi a4, a4, WORK_LOW - 768
+    addmi a4, a2, 512
+    addi a4, a4, WORK_LOW - 512
     ee.vld.128.ip q0, a4, 0
-    addi a3, a2, WORK_HIGHEST
+    addi a3, a2, WORK_EXP + WORK_HIGHEST
     ee.vst.128.ip q4, a3, WORK_EXP_HALF
     ee.vst.128.ip q5, a3, 0
     ee.vcmp.lt.s16 q4, q4, q0

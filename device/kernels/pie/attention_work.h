@@ -9,42 +9,43 @@
 /* Offsets for the assembly sources; attention.c asserts them. */
 #define WORK_EXP 0             /* [2][7][8] constants of the exponential in the order of their use */
 #define WORK_EXP_HALF 112      /* bytes of one half's */
-#define WORK_HIGHEST 0         /* in a half's: the highest score of each query */
+#define WORK_HIGHEST 80        /* in a half's: the highest score of each query */
 #define WORK_FRACTION_MASK 224 /* 0x7fe0 */
 #define WORK_BYTES_80 240      /* 0x80 in each byte */
 #define WORK_BYTES_01 256      /* 1 in each byte */
 #define WORK_QACC 272          /* 48 bytes for QACC */
-#define WORK_R 320             /* [2][8] */
-#define WORK_DELTA 352         /* [2][8] */
-#define WORK_W 384             /* [2][8] */
-#define WORK_Z 416             /* [2][8] */
-#define WORK_ROUNDING 448      /* [2][8]: two factors of 2^(out_shift-1) */
-#define WORK_MINUS_127 480     /* bytes */
-#define WORK_LOWEST 496        /* -32767 */
-#define WORK_BOUND 512         /* 48 bytes, QACC: minus the bound of a query's squares */
-#define WORK_PADDING 560       /* bytes: 0xff in the lanes behind the last token */
-#define WORK_SCORES 576        /* pointers to the scores of each half, [rows][8] */
-#define WORK_ROWS 584          /* tokens rounded up to even */
-#define WORK_QUERIES 588       /* pointer, [padded_dim + 2][16] */
-#define WORK_PADDED_DIM 592
-#define WORK_KEYS 596        /* pointer to the keys: blocks of [16][padded_dim] */
-#define WORK_KEY_STEP 600    /* bytes from the end of a block of keys to the next block */
-#define WORK_FULL_BLOCKS 604 /* blocks of 16 keys before the last */
-#define WORK_TAIL_KEYS 608   /* keys of the last block, 1 ... 16 */
-#define WORK_SCORE_SHIFT 612
-#define WORK_POWERS 616 /* pointer to [32][32] pairs of powers of two */
-#define WORK_TARGET 620 /* target << 19 */
-#define WORK_NO_ROW 624 /* 1 where the rows begin the last block with one of no key */
-#define WORK_OUT_MULTIPLIER 628
-#define WORK_VALUES 632     /* pointer to [head_dim][16] of the first block */
-#define WORK_VALUE_STEP 636 /* bytes from block to block */
-#define WORK_HEAD_DIM 640
-#define WORK_SUMS 644      /* pointer to [head_dim][16] int16 */
-#define WORK_OUTPUT 648    /* pointer to [head_dim][16] int8 */
-#define WORK_OUT_SHIFT 652 /* less 8 */
-#define WORK_TOTALS 656    /* [8] uint32, 32 bytes: sums of exponentials */
-#define WORK_LOW 688       /* below it a highest score needs care */
-#define WORK_BYTES 704
+#define WORK_W 320             /* [2][8] */
+#define WORK_Z 352             /* [2][8] */
+#define WORK_ROUNDING 384      /* [2][8]: two factors of 2^(out_shift-1) */
+#define WORK_MINUS_127 416     /* bytes */
+#define WORK_LOWEST 432        /* -32767 */
+#define WORK_LOW 448           /* below it a highest score needs care */
+#define WORK_PADDING 464       /* bytes: 0xff in the lanes behind the last token */
+#define WORK_BOUND 480         /* 48 bytes, QACC: minus the bound of a query's squares */
+#define WORK_DIVISION 528      /* [2][3][8] uint32: sums of exponentials, r, delta */
+#define WORK_DIVISION_HALF 96  /* bytes of one half's */
+#define WORK_SCORES 720        /* pointers to the scores of each half, [rows][8] */
+#define WORK_ROWS 728          /* tokens rounded up to even */
+#define WORK_NO_ROW 732        /* 1 where the first row belongs to no key */
+#define WORK_QUERIES 736       /* pointer, [padded_dim + 2][16] */
+#define WORK_PADDED_DIM 740
+#define WORK_KEYS 744          /* pointer to the keys: blocks of [16][padded_dim] */
+#define WORK_KEY_STEP 748      /* bytes from the end of a block of keys to the next block */
+#define WORK_LAST_KEY 752      /* pointer to the last key */
+#define WORK_FULL_BLOCKS 756   /* blocks of 16 keys before the last */
+#define WORK_TAIL_KEYS 760     /* keys of the last block, 1 ... 16 */
+#define WORK_SCORE_SHIFT 764
+#define WORK_POWERS 768 /* pointer to [32][32] pairs of powers of two */
+#define WORK_TARGET 772 /* target << 19 */
+#define WORK_OUT_MULTIPLIER 776
+#define WORK_VALUES 780      /* pointer to [head_dim][16] of the first block */
+#define WORK_LAST_VALUES 784 /* of the last block */
+#define WORK_VALUE_STEP 788  /* bytes from block to block */
+#define WORK_HEAD_DIM 792
+#define WORK_SUMS 796      /* pointer to [head_dim][16] int16 */
+#define WORK_OUTPUT 800    /* pointer to [head_dim][16] int8 */
+#define WORK_OUT_SHIFT 804 /* less 8 */
+#define WORK_BYTES 816
 
 #ifndef __ASSEMBLER__
 
@@ -54,30 +55,31 @@ typedef int16_t tvit_lanes[8];
 
 typedef struct {
     struct {
-        tvit_lanes highest, minus_factor, c3, c2, c1, c4, one; // 3803, -11334, 16384, -661, 1
+        tvit_lanes c3, c2, c1, c4, one, highest, minus_factor; // 3803, -11334, 16384, -661, 1
     } exp[2];
     tvit_lanes fraction_mask;
     uint8_t bytes_80[16], bytes_01[16];
     uint32_t qacc[12];
-    tvit_lanes r[2], delta[2], w[2], z[2], rounding[2];
+    tvit_lanes w[2], z[2], rounding[2];
     int8_t minus_127[16];
-    tvit_lanes lowest;
-    uint32_t bound[12];
+    tvit_lanes lowest, low;
     uint8_t padding[16];
+    uint32_t bound[12], division[2][3][8];
     int16_t (*scores[2])[8];
-    uint32_t rows;
+    uint32_t rows, no_row;
     int8_t *queries;
     uint32_t padded_dim;
-    int8_t *keys;
-    uint32_t key_step, full_blocks, tail_keys, score_shift;
+    const int8_t *keys;
+    uint32_t key_step;
+    const int8_t *last_key;
+    uint32_t full_blocks, tail_keys, score_shift;
     const uint16_t (*powers)[2];
-    uint32_t target, no_row, out_multiplier;
-    const int8_t *values;
+    uint32_t target, out_multiplier;
+    const int8_t *values, *last_values;
     uint32_t value_step, head_dim;
     int16_t *sums;
     int8_t *output;
-    uint32_t out_shift, totals[8];
-    tvit_lanes low;
+    uint32_t out_shift;
 } __attribute__((aligned(16))) tvit_attention_work;
 
 // 2^(15-n) for two rows of scores at once, shared by the parts; a part's work, scores, queries and sums.
@@ -107,7 +109,7 @@ void tvit_softmax_powers_pie(uint16_t (*powers)[2]);
 // scores = max(scores, lowest)
 void tvit_softmax_clamp_pie(int16_t (*scores)[8], uint32_t rows, const int16_t *lowest);
 
-// Scores to e, the sums to r and delta; e + delta to p, [rows][16] bytes in place of the first half; z and w.
+// Scores to e and its sums, r and delta; e + delta to p, [rows][16] bytes in place of the first half; z and w.
 void tvit_softmax_pie(tvit_attention_work *work);
 
 // p times values: int16 sums c >> 4, then the outputs.

@@ -11,8 +11,11 @@
  *
  * EE.VPRELU.S16 multiplies lanes that are not positive and shifts by a register, so with -d and -factor it is a product
  * with a shift of its own, and SAR stays 15. No instruction shifts lanes by lanes: 2^(15-n) is looked up for both rows
- * at once, by EE.LDXQ.32 in a table of pairs. The five constants that do not stay in registers, the next scores, and
- * the results of the pair before are loaded and stored by the arithmetic: 36 slots for 16 exponentials.
+ * at once, by EE.LDXQ.32 in a table of pairs. The seven constants that do not stay in registers, the next scores, and
+ * the results of the pair before are loaded and stored by the arithmetic: 35 slots for 16 exponentials.
+ *
+ * The divider is busy for 13 cycles, but only who wants its result waits: the constants of the first half are computed
+ * between the vectors of the second.
  */
 #include "assembler.h"
 #include "attention_work.h"
@@ -21,25 +24,24 @@
     .begin no-transform
 
 /*
- * a4 constants behind highest and -factor, a5 scores, a6 the row pair before (stores), a7 table, a8 pairs, a9 = 25,
- * a10 = 20, a11 = 10, q5 = 0x7fe0, SAR = 15. Leaves the sums in QACC, the last pair is stored.
+ * Two rows. a4 constants, a5 next scores, a6 results of the pair before, a7 table, a9 = 25, a10 = 20, a11 = 10,
+ * q2 highest, q4 = -661, q5 = 0x7fe0, q6 and q3 scores, q7 -factor, SAR = 15; sums in QACC. With `divide` also one r and
+ * delta, see divide_start.
  */
-.macro exponentials
-    ee.zero.qacc
-    addi a12, a4, -32
-    ee.vld.128.ip q2, a12, 16 /* highest */
-    ee.vld.128.ip q3, a12, 64 /* -factor */
-    ee.vld.128.ip q4, a12, 0  /* -661 */
-    ee.vld.128.ip q6, a5, 16
-    ee.vld.128.ip q7, a5, 16
-    loop a8, .Lexponentials\@
+.macro exponentials divide
     ee.vsubs.s16.st.incp q0, a6, q0, q6, q2
-    ee.vsubs.s16.st.incp q1, a6, q1, q7, q2
-    ee.vprelu.s16 q6, q0, q3, a9
-    ee.vprelu.s16 q2, q1, q3, a10
-    ee.vprelu.s16 q0, q0, q3, a11
+    .if \divide
+    l32i a14, a13, 0
+    .endif
+    ee.vsubs.s16.st.incp q1, a6, q1, q3, q2
+    ee.vprelu.s16 q6, q0, q7, a9
+    .if \divide
+    quou a14, a8, a14
+    .endif
+    ee.vprelu.s16 q2, q1, q7, a10
+    ee.vprelu.s16 q0, q0, q7, a11
     ee.andq q2, q2, q5
-    ee.vprelu.s16 q1, q1, q3, a11
+    ee.vprelu.s16 q1, q1, q7, a11
     ee.orq q6, q6, q2
     ee.andq q0, q0, q5
     ee.andq q1, q1, q5
@@ -49,12 +51,17 @@
     ee.vadds.s16.ld.incp q7, a4, q3, q3, q7
     ee.vmul.s16 q2, q2, q0
     ee.vmul.s16 q3, q3, q1
+    .if \divide
+    minu a14, a14, a3
+    quou a15, a12, a14
+    s32i a14, a13, 32
+    addi a13, a13, 4
+    .endif
     ee.vadds.s16 q2, q2, q4
     ee.vadds.s16.ld.incp q4, a4, q3, q3, q4
     ee.vmul.s16 q2, q2, q0
     ee.vmul.s16 q3, q3, q1
     ee.vadds.s16 q2, q2, q7
-    ee.vadds.s16.ld.incp q7, a4, q3, q3, q7
     ee.ldxq.32 q0, q6, a7, 0, 0
     ee.ldxq.32 q1, q6, a7, 0, 4
     ee.ldxq.32 q0, q6, a7, 1, 1
@@ -63,144 +70,195 @@
     ee.ldxq.32 q1, q6, a7, 2, 6
     ee.ldxq.32 q0, q6, a7, 3, 3
     ee.ldxq.32 q1, q6, a7, 3, 7
-    addi a4, a4, -112
+    ee.vadds.s16.ld.incp q7, a4, q3, q3, q7
     ee.vunzip.16 q0, q1
-    ee.vmul.u16.ld.incp q2, a4, q0, q2, q0
-    ee.vmul.u16.ld.incp q3, a4, q1, q3, q1
-    ee.vmulas.s16.qacc.ld.ip q6, a5, 16, q0, q7
-    ee.vmulas.s16.qacc.ld.ip q7, a5, 16, q1, q7
-.Lexponentials\@:
-    ee.vst.128.ip q0, a6, 16
-    ee.vst.128.ip q1, a6, 16
+    ee.vmul.u16.ld.incp q6, a5, q0, q2, q0
+    ee.vmul.u16.ld.incp q3, a5, q1, q3, q1
+    .if \divide
+    s32i a15, a13, 60
+    .endif
+    ee.vmulas.s16.qacc.ld.ip q2, a4, 16, q0, q7
+    ee.vmulas.s16.qacc.ld.ip q7, a4, -96, q1, q7
 .endm
 
-/* Lanes 0 to 3 of a half of QACC as five words in \w0 ... \w4 to a14. */
-.macro store_totals
-    ssai 8
-    s32i a3, a14, 0
-    src a3, a5, a4
-    ssai 16
-    s32i a3, a14, 4
-    src a3, a6, a5
-    ssai 24
-    s32i a3, a14, 8
-    src a3, a7, a6
-    s32i a3, a14, 12
-.endm
-
-/* r and delta of eight queries from the sums in QACC; 2^18 / r fits 16 bits. Uses a3 ... a15. */
-.macro reciprocals half
-    addmi a14, a2, 256
-    addi a14, a14, WORK_QACC - 256
-    mov a13, a14
-    ee.st.qacc_l.l.128.ip a13, 16
-    ee.st.qacc_h.l.128.ip a13, 16
-    ee.st.qacc_l.h.32.ip a13, 4
-    ee.st.qacc_h.h.32.ip a13, 0
-    mov a13, a14
-    addmi a14, a2, 768
-    addi a14, a14, WORK_TOTALS - 768
-    l32i a3, a13, 0
-    l32i a4, a13, 4
-    l32i a5, a13, 8
-    l32i a6, a13, 12
-    l32i a7, a13, 32
-    store_totals
-    l32i a3, a13, 16
-    l32i a4, a13, 20
-    l32i a5, a13, 24
-    l32i a6, a13, 28
-    l32i a7, a13, 36
-    addi a14, a14, 16
-    store_totals
-    addi a14, a14, -16
-    l32i a15, a2, WORK_NO_ROW
-    l32i a12, a2, WORK_FULL_BLOCKS
-    slli a12, a12, 8
-    l32i a13, a2, WORK_SCORES + 4 * \half
-    add a12, a12, a13 /* the row of no key */
-    movi a8, 8
-    beqz a15, .Ldivide\@
-    loop a8, .Lsubtract\@
-    l16ui a3, a12, 0
-    l32i a4, a14, 0
-    addi a12, a12, 2
-    sub a4, a4, a3
-    s32i a4, a14, 0
-    addi a14, a14, 4
-.Lsubtract\@:
-    addi a14, a14, -32
-    addi a12, a12, -16
-.Ldivide\@:
-    addmi a13, a2, 256
-    addi a13, a13, WORK_R - 256 + 16 * \half
-    l32i a5, a2, WORK_TARGET
-    movi a6, 1
-    slli a6, a6, 18
-    movi a7, 255
-    slli a7, a7, 4
-    addi a7, a7, 4079 - 4080
-    loop a8, .Ldivided\@
-    l32i a3, a14, 0
-    addi a14, a14, 4
-    quou a3, a5, a3
-    minu a3, a3, a7
-    quou a4, a6, a3
-    s16i a3, a13, 0
-    s16i a4, a13, WORK_DELTA - WORK_R
-    addi a13, a13, 2
-.Ldivided\@:
-    beqz a15, .Lno_row\@
-    addi a13, a13, WORK_DELTA - WORK_R - 16
-    ee.vld.128.ip q0, a13, 0
-    ee.zero.q q1
-    ee.vsubs.s16 q0, q1, q0
-    ee.vst.128.ip q0, a12, 0 /* so that its p is 0 */
-.Lno_row\@:
-.endm
-
-.macro exponentials_of half
+/* Before the rows of a half. */
+.macro exponentials_start half
     ssai 15
-    addi a4, a2, 32
-    addi a4, a4, 112 * \half
+    mov a4, a2
+    .if \half
+    addi a4, a4, WORK_EXP_HALF
+    .endif
+    addi a12, a4, 48
+    ee.vld.128.ip q4, a12, 32 /* -661 */
+    ee.vld.128.ip q2, a12, 16 /* highest */
+    ee.vld.128.ip q7, a12, 0  /* -factor */
     l32i a5, a2, WORK_SCORES + 4 * \half
     addi a6, a5, -32
+    ee.vld.128.ip q6, a5, 16
+    ee.vld.128.ip q3, a5, 16
     l32i a7, a2, WORK_POWERS
-    l32i a8, a2, WORK_ROWS
-    srli a8, a8, 1
     movi a9, 25
     movi a10, 20
     movi a11, 10
     addmi a12, a2, 256
     addi a12, a12, WORK_FRACTION_MASK - 256
     ee.vld.128.ip q5, a12, 0
-    exponentials
-    reciprocals \half
+    ee.zero.qacc
+.endm
+
+/* Four sums of 40 bits, five words of QACC in a3 ... a7, to \at and behind. */
+.macro store_sums at
+    ssai 8
+    s32i a3, a13, \at
+    src a3, a5, a4
+    ssai 16
+    s32i a3, a13, \at + 4
+    src a3, a6, a5
+    ssai 24
+    s32i a3, a13, \at + 8
+    src a3, a7, a6
+    s32i a3, a13, \at + 12
+.endm
+
+/* Behind the rows of a half: the last pair, the sums to a13. */
+.macro exponentials_end half
+    ee.vst.128.ip q0, a6, 16
+    ee.vst.128.ip q1, a6, 16
+    addmi a12, a2, 256
+    addi a12, a12, WORK_QACC - 256
+    ee.st.qacc_l.l.128.ip a12, 16
+    ee.st.qacc_h.l.128.ip a12, 16
+    ee.st.qacc_l.h.32.ip a12, 4
+    ee.st.qacc_h.h.32.ip a12, -36
+    addmi a13, a2, 512
+    addi a13, a13, WORK_DIVISION - 512
+    .if \half
+    addi a13, a13, WORK_DIVISION_HALF
+    .endif
+    l32i a3, a12, 0
+    l32i a4, a12, 4
+    l32i a5, a12, 8
+    l32i a6, a12, 12
+    l32i a7, a12, 32
+    store_sums 0
+    l32i a3, a12, 16
+    l32i a4, a12, 20
+    l32i a5, a12, 24
+    l32i a6, a12, 28
+    l32i a7, a12, 36
+    store_sums 16
+    l32i a3, a2, WORK_NO_ROW
+    beqz a3, .Lall_keys\@
+    l32i a12, a2, WORK_SCORES + 4 * \half
+    .set i, 0
+    .rept 8
+    l16ui a3, a12, 2 * i
+    l32i a4, a13, 4 * i
+    sub a4, a4, a3
+    s32i a4, a13, 4 * i
+    .set i, i + 1
+    .endr
+.Lall_keys\@:
+.endm
+
+/*
+ * For r = min((target << 19) / sum, 4079) and delta = 2^18 / r: a13 the sum, r 32 bytes and delta 64 bytes behind it,
+ * a8 target << 19, a3 = 4079, a12 = 2^18.
+ */
+.macro divide_start
+    l32i a8, a2, WORK_TARGET
+    movi a3, 255
+    slli a3, a3, 4
+    addi a3, a3, 4079 - 255 * 16
+    movi a12, 1
+    slli a12, a12, 18
+.endm
+
+/* \count of them, 27 cycles each. The sum that is loaded ahead at the end is the first r. */
+.macro divide count
+    l32i a14, a13, 0
+    nop
+    quou a14, a8, a14
+    loopgtz \count, .Ldivided\@
+    minu a14, a14, a3
+    quou a15, a12, a14
+    s32i a14, a13, 32
+    l32i a14, a13, 4
+    addi a13, a13, 4
+    quou a14, a8, a14
+    s32i a15, a13, 60
+.Ldivided\@:
 .endm
 
     /* a2 work */
     kernel_function tvit_softmax_pie
     kernel_enter
-    exponentials_of 0
-    exponentials_of 1
+    exponentials_start 0
+    l32i a8, a2, WORK_ROWS
+    srli a8, a8, 1
+    loop a8, .Lfirst_half
+    exponentials 0
+.Lfirst_half:
+    exponentials_end 0
+
+    exponentials_start 1
+    divide_start
+    l32i a14, a2, WORK_ROWS
+    srli a14, a14, 1
+    movi a15, 8
+    minu a15, a15, a14
+    loop a15, .Ldividing
+    exponentials 1
+.Ldividing:
+    l32i a14, a2, WORK_ROWS
+    srli a14, a14, 1
+    addi a14, a14, -8
+    movi a15, 0
+    max a15, a15, a14
+    loopgtz a15, .Lsecond_half
+    exponentials 0
+.Lsecond_half:
+    neg a4, a14
+    bltz a4, .Ldivided
+    divide a4
+.Ldivided:
+    exponentials_end 1
+    divide_start
+    movi a4, 8
+    divide a4
 
     /*
      * p = (e + delta) * r >> 19 of both halves, packed to bytes over the exponentials of the first: 6 slots for 16. The
-     * row before is stored and added up meanwhile.
+     * row before is stored and added up meanwhile. A row of no key has e = -delta, so that its p is 0.
      */
-    ssai 19
-    addmi a4, a2, 256
-    addi a4, a4, WORK_R - 256
+    addmi a4, a2, 512
+    addi a4, a4, WORK_DIVISION + 32 - 512
     ee.vld.128.ip q4, a4, 16
-    ee.vld.128.ip q5, a4, 16
+    ee.vld.128.ip q0, a4, 16
     ee.vld.128.ip q2, a4, 16
+    ee.vld.128.ip q1, a4, 48
+    ee.vunzip.16 q4, q0
+    ee.vunzip.16 q2, q1
+    ee.vld.128.ip q5, a4, 16
+    ee.vld.128.ip q0, a4, 16
     ee.vld.128.ip q3, a4, 16
-    addmi a4, a2, 256
-    ee.vld.128.ip q6, a4, 0 /* WORK_BYTES_01 */
-    ee.zero.q q7
-    ee.zero.qacc
+    ee.vld.128.ip q1, a4, 16
+    ee.vunzip.16 q5, q0
+    ee.vunzip.16 q3, q1
     l32i a5, a2, WORK_SCORES
     l32i a6, a2, WORK_SCORES + 4
+    ee.zero.q q7
+    l32i a4, a2, WORK_NO_ROW
+    beqz a4, .Lno_row
+    ee.vsubs.s16 q0, q7, q2
+    ee.vsubs.s16 q1, q7, q3
+    ee.vst.128.ip q0, a5, 0
+    ee.vst.128.ip q1, a6, 0
+.Lno_row:
+    ssai 19
+    addmi a4, a2, 256
+    ee.vld.128.ip q6, a4, 0 /* WORK_BYTES_01 */
+    ee.zero.qacc
     addi a7, a5, -16
     l32i a8, a2, WORK_ROWS
     ee.vld.128.ip q0, a5, 16
@@ -231,8 +289,8 @@
     movi a8, 8
     movi a9, 0
     lanes_to_i16 q0, q1, a9, nop, nop
-    addmi a4, a2, 512
-    addi a4, a4, WORK_W - 512
+    addmi a4, a2, 256
+    addi a4, a4, WORK_W - 256
     addi a5, a4, WORK_Z - WORK_W
     ee.vst.128.ip q0, a5, 16
     ee.vst.128.ip q1, a5, -16
@@ -241,14 +299,16 @@
     slli a7, a7, 15
     addi a7, a7, -1
     movi a8, 16
-    loop a8, .Lweights
     l16ui a3, a5, 0
-    addi a5, a5, 2
+    nop
+    loop a8, .Lweights
     srli a9, a3, 1
     add a9, a9, a6
-    quou a3, a9, a3
-    minu a3, a3, a7
-    s16i a3, a4, 0
+    quou a9, a9, a3
+    addi a5, a5, 2
+    l16ui a3, a5, 0
+    minu a9, a9, a7
+    s16i a9, a4, 0
     addi a4, a4, 2
 .Lweights:
     kernel_return
