@@ -9,6 +9,8 @@
 #include "pie_kernels.h"
 #include "workspace.h"
 
+_Static_assert(TVIT_MAX_CORES == 2, "one block at most is left over");
+
 enum { LANES = TVIT_BLOCK_TOKENS, MOST_SQUARES = 512 }; // 512 * 32767^2 < 2^39
 
 #define AT(type, member, offset) (offsetof(type, member) == (offset))
@@ -59,43 +61,49 @@ static void sum_block(tvit_layernorm_sums *sums, const int16_t *x, uint32_t n) {
     }
 }
 
-static void normalize_token(const operation *op, const tvit_layernorm_sums *sums, uint32_t lane, const int16_t *x,
-                            int8_t *out) {
+// Channels of a block, of `rows` tokens.
+typedef struct {
+    const int16_t *x; // of channel 0
+    int8_t *out;
+    uint32_t rows, first, end;
+} share;
+
+static void normalize_token(const operation *op, const tvit_layernorm_sums *sums, const share *s, uint32_t lane) {
     const tvit_layernorm_args *args = op->args;
     const tvit_layernorm_factors f =
         tvit_layernorm_scale(&op->scaling.constants, sums->s1[lane], sums->s2_low[lane], sums->s2_high[lane]);
     const int32_t ah = (int32_t)(f.a >> 15), al = (int32_t)(f.a & 0x7fff), e0 = (int32_t)f.remainder;
-    for (uint32_t i = 0; i < args->n; i++, x += LANES, out += LANES) {
-        uint32_t code = code_of(args, i);
-        uint32_t high = (uint32_t)(*x * ah) + (uint32_t)f.offset; // may wrap, u does not
-        int32_t u = (int32_t)(high + (uint32_t)((*x * al + e0) >> 15));
-        int32_t gamma = (int32_t)code / 3 - 1, beta = (int32_t)code % 3 - 1;
-        int32_t y = (gamma * u + beta * args->beta_unit + (1 << (args->shift - 1))) >> args->shift;
-        *out = (int8_t)(y > 127 ? 127 : y < -127 ? -127 : y);
+    for (uint32_t i = s->first; i < s->end; i++) {
+        const uint32_t code = code_of(args, i);
+        const int32_t x = s->x[i * LANES + lane], gamma = (int32_t)code / 3 - 1, beta = (int32_t)code % 3 - 1;
+        const uint32_t high = (uint32_t)(x * ah) + (uint32_t)f.offset; // may wrap, u does not
+        const int32_t u = (int32_t)(high + (uint32_t)((x * al + e0) >> 15));
+        const int32_t y = (gamma * u + beta * args->beta_unit + (1 << (args->shift - 1))) >> args->shift;
+        s->out[i * LANES + lane] = (int8_t)(y > 127 ? 127 : y < -127 ? -127 : y);
     }
 }
 
-static void normalize_block(operation *op, const int16_t *x, int8_t *out, uint32_t rows) {
+static void normalize(operation *op, const share *s) {
     const tvit_layernorm_args *args = op->args;
     tvit_layernorm_sums sums __attribute__((aligned(16)));
     uint32_t plain = ~0u;
-    sum_block(&sums, x, args->n);
-    if (args->shift >= 8 && args->n >= 3) {
-        tvit_layernorm_channels channels = {.x = x,
-                                            .records = op->channel_record,
-                                            .out = out,
-                                            .channels = args->n,
-                                            .shift = args->shift - 8,
-                                            .scalars = {-32768, -1},
-                                            .minimum = -127};
+    sum_block(&sums, s->x, args->n);
+    if (args->shift >= 8 && s->end - s->first >= 3) {
+        const tvit_layernorm_channels channels = {.x = s->x + s->first * LANES,
+                                                  .records = op->channel_record + s->first,
+                                                  .out = s->out + s->first * LANES,
+                                                  .channels = s->end - s->first,
+                                                  .shift = args->shift - 8,
+                                                  .scalars = {-32768, -1},
+                                                  .minimum = -127};
         op->scaling.plain = 0;
-        tvit_layernorm_scale_lanes(&op->scaling, &sums, op->factors, rows);
+        tvit_layernorm_scale_lanes(&op->scaling, &sums, op->factors, s->rows);
         tvit_layernorm_records_lanes(op->factors, op->records);
         tvit_layernorm_channels_lanes(&channels);
         plain = op->scaling.plain;
     }
-    for (uint32_t lane = 0; plain && lane < rows; lane++)
-        if (plain >> (rows - lane) & 1) normalize_token(op, &sums, lane, x + lane, out + lane);
+    for (uint32_t lane = 0; plain && lane < s->rows; lane++)
+        if (plain >> (s->rows - lane) & 1) normalize_token(op, &sums, s, lane);
 }
 
 // The records of gamma = 0: y does not depend on x.
@@ -138,9 +146,16 @@ void tvit_layernorm_pie(const tvit_layernorm_args *args, void *scratch, const tv
         if (i + 1 < args->n) op.channel_record[i + 1] = &op.records[codes >> 4];
     }
     prepare_constant_channels(&op);
-    for (uint32_t block = blocks * team->part / parts; block < blocks * (team->part + 1) / parts; block++) {
+    // Each part has as many blocks; where one is left over, each has its channels.
+    const uint32_t each = blocks / parts;
+    for (uint32_t i = 0; i < each + (blocks % parts != 0); i++) {
+        const uint32_t block = i < each ? each * team->part + i : blocks - 1, left = args->rows - block * LANES;
         const size_t at = (size_t)block * args->n * LANES;
-        const uint32_t left = args->rows - block * LANES;
-        normalize_block(&op, args->input + at, args->output + at, left < LANES ? left : LANES);
+        share s = {args->input + at, args->output + at, left < LANES ? left : LANES, 0, args->n};
+        if (i == each) {
+            s.first = args->n * team->part / parts;
+            s.end = args->n * (team->part + 1) / parts;
+        }
+        normalize(&op, &s);
     }
 }
