@@ -31,12 +31,15 @@ from tvhil.packing.format import (
     ALIGN,
     MODEL,
     OPERATOR,
+    PLAN,
+    PLAN_SCRATCH,
     TENSOR,
     TENSOR_PER_TOKEN,
     DType,
     ModelError,
     Plan,
     Status,
+    align,
 )
 from tvhil.packing.reader import Region
 
@@ -376,14 +379,25 @@ class Runtime:
         places = tuple((int(s.offset), int(s.bytes)) for s in scratches)
         return Plan(int(result.arena_bytes), int(result.scratch_bytes), tuple(offsets), places)
 
-    def arena_bytes(self, file: bytes) -> int:
-        """The arena that a model needs with the kernels of this library, which are the portable ones.
+    def arena_bytes(self, file: bytes, as_planned: bool = False) -> int:
+        """The arena that a model needs.
+
+        Args:
+            file: the model.
+            as_planned: with the kernels that memory is planned for, whose scratch may have grown since the file was
+                packed; by default with those of this library, the portable ones.
 
         Raises:
             ModelError: it is malformed.
         """
-        _file, model = self._open(file, self.lib.tvit_load)
-        return int(self.lib.tvit_arena_bytes(model))
+        image, model = self._open(file, self.lib.tvit_load)
+        if not as_planned:
+            return int(self.lib.tvit_arena_bytes(model))
+        start = model.scratches - image.ctypes.data
+        planned = image[start : start + PLAN_SCRATCH.itemsize * model.operator_count].view(PLAN_SCRATCH)["bytes"]
+        needs = [int(self.lib.tvit_planned_scratch_bytes(model, i)) for i in range(model.operator_count)]
+        arena = int(image[model.plan - image.ctypes.data :][: PLAN.itemsize].view(PLAN)[0]["arena_bytes"])
+        return arena + align(max((need for need, room in zip(needs, planned, strict=True) if need > room), default=0))
 
     def call_kernel(self, stem: str, arguments: ctypes.Structure) -> None:
         """Run a portable kernel on its arguments, with as much scratch as it asks for and not a byte more."""

@@ -29,16 +29,17 @@ from tvhil.packing.writer import ModelWriter, Planner, pack_vit
 # The ESP32-S3's data cache has 64 KB. What is read again within this many bytes of flash is taken to be still there.
 CACHE_BYTES = 48 * 1024
 
-# Cycles of one core of an ESP32-S3, as device/kernels/IDEAS.md measured them on the simulator.
+# Cycles of one core of an ESP32-S3, from lx7sim's measurements of loops (device/kernels/IDEAS.md) and of DeiT-Tiny and
+# DeiT-Small at 224 x 224 on two cores. Good for comparing schedules; `tvhil predict` has the boards' cost models.
 CACHE_LINE_BYTES = 64
-CYCLES_A_LINE = 456
+CYCLES_A_LINE = 580  # 456 alone; two cores wait for each other
 CYCLES_A_ROW = 110  # to make one output channel's instructions, besides one a non-zero trit
 CYCLES_A_TRIT = {Codec.GAPS: 0.0, Codec.BASE3: 2.4, Codec.TWO_BIT: 3.0}  # 12 a byte, to find the non-zero ones
 CYCLES_A_BLOCK = {"i8": 12, "table": 25, "i16": 27}  # around the instructions of one channel for 16 tokens, by output
-CYCLES_OF_PATCHES = 38_000  # to transpose the image, 224 x 224 x 3 pixels
-PIXELS_OF_PATCHES = 224 * 224 * 3
-ATTENTION_MACS_A_CYCLE = 8
-LAYERNORM_CYCLES_A_VALUE = 1.6
+PATCH_EMBED_FACTOR = 1.6  # against a linear operator: patches are gathered, rows are made for a few blocks at a time
+ATTENTION_MACS_A_CYCLE = 8.4
+LAYERNORM_CYCLES_A_VALUE = 2.0
+LAYERNORM_CYCLES = 12_000  # once an operator, on each core
 POOLED_VALUES_A_CYCLE = 4
 CYCLES_AN_OPERATOR = 500  # to bind and to fork
 
@@ -81,11 +82,11 @@ def estimate_cycles(work: Iterable[Work], cores: int = 2) -> float:
             made = CYCLES_A_ROW + op.nonzeros + op.inputs * CYCLES_A_TRIT[op.codec]
             cycles = op.channels * (made + blocks * (op.nonzeros + CYCLES_A_BLOCK[op.output]))
             if op.kind is OpKind.PATCH_EMBED:
-                cycles += op.rows * op.inputs * CYCLES_OF_PATCHES / PIXELS_OF_PATCHES
+                cycles *= PATCH_EMBED_FACTOR
         elif op.kind is OpKind.ATTENTION:
             cycles = 2 * (BLOCK_TOKENS * blocks) * op.rows * op.channels / ATTENTION_MACS_A_CYCLE
         elif op.kind is OpKind.LAYERNORM:
-            cycles = BLOCK_TOKENS * blocks * op.channels * LAYERNORM_CYCLES_A_VALUE
+            cycles = BLOCK_TOKENS * blocks * op.channels * LAYERNORM_CYCLES_A_VALUE + cores * LAYERNORM_CYCLES
         else:
             cycles = op.rows * op.channels / POOLED_VALUES_A_CYCLE
         cycles += op.flash_bytes / CACHE_LINE_BYTES * CYCLES_A_LINE

@@ -36,14 +36,13 @@ class MemoryLimits:
 def arena_bytes(model: TvitModel, kernels: str) -> int:
     """The arena that a model needs on boards with these kernels.
 
-    Memory is planned for the PIE kernels where scales are static. What the portable ones need beyond that lies behind
-    the plan; the C runtime says how much it is (`tvit_arena_bytes`), because scratch is the kernels' own business.
+    Memory is planned for the PIE kernels where scales are static. What other kernels need beyond that lies behind the
+    plan; the C runtime says how much it is, because scratch is the kernels' own business.
     """
-    if kernels == "pie" and model.info.scale_mode is ScaleMode.STATIC:
-        return model.plan.arena_bytes
     from tvhil.runtime import default_runtime
 
-    return default_runtime().arena_bytes(model.file)
+    pie = kernels == "pie" and model.info.scale_mode is ScaleMode.STATIC
+    return default_runtime().arena_bytes(model.file, as_planned=pie)
 
 
 def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
