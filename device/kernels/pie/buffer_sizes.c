@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scratch of the PIE kernels, for TVIT_MAX_CORES parts. Part of every build: plans are made for these kernels.
 #include "attention_work.h"
-#include "layernorm_lanes.h"
+#include "layernorm_records.h"
 #include "pie_kernels.h"
 #include "workspace.h"
 

@@ -43,6 +43,7 @@
 
 #ifndef __ASSEMBLER__
 
+#include "layernorm_records.h"
 #include "layernorm_scale.h"
 
 // The sums of a block's tokens: s1, s2 in two words.
@@ -51,18 +52,6 @@ typedef struct {
     uint32_t s2_low[16], s2_high[16];
     uint32_t qacc[12]; // QACC in memory, to work in
 } tvit_layernorm_sums;
-
-// In the order in which tvit_layernorm_channels_lanes loads them.
-typedef struct {
-    int16_t w1[8], al[8], e0[8], ah[8], w0[8];
-} tvit_layernorm_half;
-
-typedef struct {
-    tvit_layernorm_half half[2];
-} tvit_layernorm_record;
-
-// Nine records, by (gamma + 1) * 3 + beta + 1, in the workspace; behind them, where they fit, a pointer a channel.
-enum { TVIT_LAYERNORM_RECORDS_BYTES = 9 * sizeof(tvit_layernorm_record) };
 
 // The factors of a block's tokens, and what they have in common.
 typedef struct {
