@@ -120,6 +120,10 @@ def test_names_lead_to_the_original_files_or_to_the_hub(monkeypatch):
             "timm:deit_huge_patch16_224",
             "'deit_huge' of 'deit_huge_patch16_224' is no architecture",
         ),
+        (
+            "timm:deit_tiny_patch16_384",
+            "timm has no weights 'deit_tiny_patch16_384' that classify; there are .*deit_tiny_patch16_224",
+        ),
         ("timm:../../etc/passwd", "is no name of timm's weights"),
         ("timm:", "is no name of timm's weights"),
     ],
@@ -127,6 +131,28 @@ def test_names_lead_to_the_original_files_or_to_the_hub(monkeypatch):
 def test_a_name_that_timm_or_tvhil_does_not_have_is_refused(name, message):
     with pytest.raises(UsageError, match=message):
         find_published(name)
+
+
+def test_the_names_that_are_listed_are_those_that_are_found(capsys, monkeypatch):
+    monkeypatch.delenv("TVHIL_MIRROR", raising=False)
+    assert main(["models", "deit_*", "--weights", "--json", "-"]) == 0
+    listed = json.loads(capsys.readouterr().out)["weights"]
+    assert {row["name"].removeprefix("timm:") for row in listed} == set(_ORIGINALS)
+    for name in published.published_names():
+        assert find_published(name).name == name
+        assert model_config(name.partition(".")[0]).image_size in (224, 384)
+    assert main(["models", "swin*", "--weights"]) == 2
+
+
+def test_names_tags_and_files_are_those_of_timm():
+    timm = pytest.importorskip("timm", reason="timm needs a torchvision beside this torch")
+    for name in published.published_names():
+        theirs = timm.models.get_pretrained_cfg(name)
+        assert theirs.hf_hub_id == f"timm/{name}"
+        assert theirs.url.endswith(_ORIGINALS.get(name, ""))
+        assert theirs.num_classes > 0
+    for bare, tags in published.TAGS.items():
+        assert timm.models.get_pretrained_cfg(bare).tag == tags[0]
 
 
 def test_weights_by_name_load_with_the_architecture_and_preprocessing_that_timm_tells(mirror, monkeypatch):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """List the architectures that can be packed, with their sizes. Any of them takes another image size, patch size
-and number of classes."""
+and number of classes. With --weights, the weights that timm publishes for them: every command that reads a checkpoint
+takes such a name in place of a file, and downloads it once."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ EXAMPLES = """\
 examples:
   tvhil models                    every architecture
   tvhil models 'deit*' --json -   those that match, for machines
+  tvhil models --weights          names of timm's weights
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil models`."""
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example 'deit3_*'")
+    parser.add_argument("--weights", action="store_true", help="list timm's weights that match, not architectures")
     add_json(parser)
 
 
@@ -26,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     """List the architectures."""
     from tvhil.models import describe_model, list_models, model_config
 
+    if options.weights:
+        return _list_weights(options)
     names = list_models(options.pattern)
     if not names:
         raise UsageError(f"no model matches {options.pattern!r}; known: {', '.join(list_models())}")
@@ -55,4 +60,18 @@ def run(options: argparse.Namespace) -> int:
         ]
     }
     emit(options, result, [list_table("Architectures", columns, cells)])
+    return ExitCode.OK
+
+
+def _list_weights(options: argparse.Namespace) -> int:
+    from fnmatch import fnmatchcase
+
+    from tvhil.models.published import PREFIX, find_published, published_names
+
+    found = [find_published(name) for name in published_names() if fnmatchcase(name, options.pattern)]
+    if not found:
+        raise UsageError(f"none of timm's weights matches {options.pattern!r}; `tvhil models --weights` lists all")
+    rows = [(f"{PREFIX}{one.name}", one.urls[one.weights]) for one in found]
+    result = {"weights": [{"name": name, "url": url} for name, url in rows]}
+    emit(options, result, [list_table("Weights that timm publishes", ["name", "where they lie"], rows)])
     return ExitCode.OK

@@ -2,9 +2,10 @@
 """timm's published weights by name: where they lie, how they are fetched, and the check of what arrived.
 
 `timm:deit_tiny_patch16_224.fb_in1k` names weights as timm does (`ARCH_patchP_SIZE.TAG`; without a tag the one that
-timm takes by default). DeiT's originals have the first digits of their SHA-256 in their file's name, as torch.hub
-checks them; all others come from the `timm` organization of the Hugging Face Hub, which tells the SHA-256 of a file in
-its answer. Every file is kept in a cache beside its digest and is checked again whenever it is used.
+timm takes by default; `tvhil models --weights` lists them). DeiT's originals have the first digits of their SHA-256 in
+their file's name, as torch.hub checks them; all others come from the `timm` organization of the Hugging Face Hub, which
+tells the SHA-256 of a file in its answer. Every file is kept in a cache beside its digest and is checked again whenever
+it is used.
 
 Two variables of the environment matter: TVHIL_CACHE, the folder of the cache (default: `~/.cache/tvhil`), and
 TVHIL_MIRROR, a URL (`https://…`, `file:///…`) under which the same files lie as `NAME/FILE`, for machines without
@@ -13,6 +14,7 @@ access to the originals.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import http.client
 import json
@@ -42,9 +44,35 @@ _MOST_BYTES = 4 << 30
 _MOST_CONFIG = 1 << 20
 _DIGEST = re.compile(r'"?([0-9a-f]{64})"?')
 
-# The tag that timm takes where none is given, and where it takes another one.
-_DEFAULT_TAGS = {"vit": "augreg_in21k_ft_in1k", "deit": "fb_in1k", "deit3": "fb_in1k"}
-_DEFAULT_TAG_OF = dict.fromkeys(("vit_base_patch16_224", "vit_base_patch8_224"), "augreg2_in21k_ft_in1k")
+# timm's weights that classify (its version 1.0.31): the tags of every name, the one that is taken by default first.
+_AUGREG = "augreg_in21k_ft_in1k"
+TAGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224", "deit_base_patch16_384",
+            "deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224", "deit_base_distilled_patch16_224",
+            "deit_base_distilled_patch16_384",
+        ),
+        ("fb_in1k",),
+    ),
+    **dict.fromkeys(
+        ("deit3_small_patch16_224", "deit3_small_patch16_384", "deit3_base_patch16_224", "deit3_base_patch16_384"),
+        ("fb_in1k", "fb_in22k_ft_in1k"),
+    ),
+    "vit_tiny_patch16_224": (_AUGREG, "augreg_in21k"),
+    "vit_tiny_patch16_384": (_AUGREG,),
+    "vit_small_patch16_224": (_AUGREG, "augreg_in1k", "augreg_in21k"),
+    "vit_small_patch16_384": (_AUGREG, "augreg_in1k"),
+    "vit_small_patch32_224": (_AUGREG, "augreg_in21k"),
+    "vit_small_patch32_384": (_AUGREG,),
+    "vit_base_patch8_224": ("augreg2_in21k_ft_in1k", "augreg_in21k", _AUGREG),
+    "vit_base_patch16_224": (
+        "augreg2_in21k_ft_in1k", "augreg_in1k", "augreg_in21k", _AUGREG, "bamboo", "orig_in21k_ft_in1k", "sam_in1k",
+    ),
+    "vit_base_patch16_384": (_AUGREG, "augreg_in1k", "orig_in21k_ft_in1k"),
+    "vit_base_patch32_224": (_AUGREG, "augreg_in1k", "augreg_in21k", "sam_in1k"),
+    "vit_base_patch32_384": (_AUGREG, "augreg_in1k"),
+}  # fmt: skip
 # DeiT's original files; what follows the last '-' are the first digits of the file's SHA-256.
 _ORIGINALS = {
     "deit_tiny_patch16_224.fb_in1k": "deit_tiny_patch16_224-a1311bcf.pth",
@@ -119,8 +147,10 @@ def find_published(name: str) -> Published:
         known = ", ".join(arch for arch in list_models() if re.match(r"(vit|deit3?)_(tiny|small|base)", arch))
         raise UsageError(f"{parts['arch']!r} of {name!r} is no architecture of tvhil; known: {known}")
     bare = name.partition(".")[0]
-    tag = parts["tag"] or _DEFAULT_TAG_OF.get(bare) or _DEFAULT_TAGS[parts["arch"].partition("_")[0]]
-    full = f"{bare}.{tag}"
+    if parts["tag"] is None and bare not in TAGS:
+        near = ", ".join(difflib.get_close_matches(bare, TAGS, n=3))
+        raise UsageError(f"timm has no weights {bare!r} that classify; there are {near}")
+    full = f"{bare}.{parts['tag'] or TAGS[bare][0]}"
     mirror = os.environ.get("TVHIL_MIRROR", "").rstrip("/")
     if full in _ORIGINALS:
         file = _ORIGINALS[full]
@@ -128,6 +158,11 @@ def find_published(name: str) -> Published:
         return Published(full, bare, {file: url}, file, file.removesuffix(".pth").rpartition("-")[2])
     base = f"{mirror}/{full}" if mirror else f"{HUB}/{full}/resolve/main"
     return Published(full, bare, {file: f"{base}/{file}" for file in (HUB_CONFIG, WEIGHTS)}, WEIGHTS)
+
+
+def published_names() -> list[str]:
+    """Names of all weights that timm publishes for the registered architectures, with their tags."""
+    return [f"{name}.{tag}" for name, tags in TAGS.items() for tag in tags]
 
 
 def cache_folder() -> Path:
@@ -292,6 +327,7 @@ __all__ = [
     "fetch_published",
     "find_published",
     "is_published",
+    "published_names",
     "read_hub_config",
     "sha256_of",
 ]
