@@ -29,7 +29,7 @@ def board():
     reason = missing_tools("qemu-xtensa")
     if "xtensa-lx106-elf-gcc" in reason:
         pytest.skip(reason)
-    return load_board("lx7sim")
+    return load_board("lx7sim-portable")
 
 
 def recorder(board, parameters=None):
@@ -147,6 +147,7 @@ def test_profile_writes_everything_it_is_asked_for(board, tmp_path, capsys):
     model.write_bytes(small_model().file)
     files = {option: tmp_path / option for option in ("json", "flame", "speedscope", "trace")}
     options = [word for option, file in files.items() for word in (f"--{option}", str(file))]
+    options += ["--board", board.name]
     assert main(["profile", "--model", str(model), *options]) == ExitCode.OK
     report = json.loads(files["json"].read_text())
     assert report["schema"] == "tvhil.profile/1"

@@ -64,7 +64,7 @@ class Recording:
 
 
 class Recorder:
-    """A board's firmware on a simulator in this process, with a model in its flash.
+    """A board's firmware on one core of a simulator in this process, with a model in its flash.
 
     Args:
         board: one with a cycle model.
@@ -80,8 +80,8 @@ class Recorder:
             raise UsageError(f"{board.name} has no cycle model to profile with; lx7sim has")
         self.program, self.model = Program(image.firmware.path), image.model
         self.simulator = Simulator(
-            config=board.cycle_model, cores=board.start.cores if board.start is not None else 1, pie=True, trap=True,
-            flash=image.flash, command_line=f"board={board.name}", parameters=parameters,
+            config=board.cycle_model, pie=True, trap=True, flash=image.flash,
+            command_line=f"board={board.name} cores=1", parameters=parameters,
         )  # fmt: skip
         try:
             self.simulator.load(self.program.path)

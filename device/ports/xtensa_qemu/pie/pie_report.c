@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the trap has seen, over the link: a LOG event for each instruction that accessed a misaligned address and one
-// for the first inference, and counts in the details of INFO.
+// Whether vector instructions are executed or emulated, and what the trap has seen, over the link: a LOG event for each
+// instruction that accessed a misaligned address and one for the first inference, and counts in the details of INFO.
 
 #include <string.h>
 
@@ -11,10 +11,12 @@ enum { DETAILS_BYTES = 160, LINE_BYTES = 160 };
 
 static tvit_server *server;
 static size_t (*port_read)(void *user, uint8_t *bytes, size_t capacity);
-static char details[DETAILS_BYTES] = "pie=emulated\n";
+static char details[DETAILS_BYTES] = "pie=executed\n";
 static uint32_t executed_shown, misaligned_shown; // in the details
 static uint32_t logged[PIE_TRAP_CORES];           // places of misaligned accesses
-static uint8_t first_inference_logged;
+static uint8_t first_inference_logged, emulated;
+
+void pie_probe(void); // pie_probe.S
 
 // Text with numbers in it, for lines that are known to fit.
 static char *put_text(char *at, const char *text) {
@@ -70,7 +72,7 @@ static void report(void *user) {
     (void)user;
     for (uint32_t core = 0; core < PIE_TRAP_CORES; core++)
         log_places(core);
-    if (first_inference_logged || server->operators_run < server->model.operator_count) return;
+    if (!emulated || first_inference_logged || server->operators_run < server->model.operator_count) return;
     first_inference_logged = 1;
     char line[LINE_BYTES], *at = put_text(line, "vector instructions emulated since the start: ");
     at = put_number(at, executed(), 10);
@@ -101,4 +103,9 @@ void port_extend(tvit_port *port, tvit_server *its_server) {
     port->read = read_bytes;
     port->keep_alive = report;
     port->details = details;
+    pie_probe();
+    if (!executed()) return; // by a core that has the instructions: there is nothing to report
+    emulated = 1;
+    pie_trap_cores[0].executed = 0;
+    put_text(details, "pie=emulated\n");
 }
