@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvhil.commands.common import (
-    EMBEDDED_MODEL,
     add_json,
     add_model,
     add_signature,
@@ -30,6 +29,7 @@ from tvhil.commands.common import (
     preprocessing_of,
     stderr,
 )
+from tvhil.commands.evaluated_models import default_model
 from tvhil.errors import BoardError, ExitCode, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -107,15 +107,11 @@ def run(options: argparse.Namespace) -> int:
 
     if options.resume and options.overwrite:
         raise UsageError("--resume continues a journal, --overwrite discards it: choose one")
-    if options.model is None and options.dataset not in ("digits", "synthetic"):
-        raise UsageError(
-            f"{options.dataset} needs --model FILE.tvit; only digits has an embedded model ({EMBEDDED_MODEL.name})"
-        )
     _timeouts(options)
     slots = _slots(options)
     boards = {slot.board.name: slot.board for slot in slots}
     trusted = [options.require_signature, *(board.trusted_key_files for board in boards.values())]
-    model, file = open_model(options.model, *trusted)
+    model, file = open_model(options.model or default_model(options.dataset), *trusted)
     image_bytes = math.prod(model.info.input_shape)
     faults = FaultPlan.parse(options.faults, image_bytes) if options.faults is not None else None
     for board in boards.values():
