@@ -149,6 +149,8 @@ def test_other_models_are_put_beside_a_quantized_checkpoint(tmp_path, checkpoint
         ("1-bit", "fake-quantized"),
         ("packed", "integer"),
     ]
+    assert rows[0]["bytes"] is None  # counted once
+    assert rows[1]["bytes"] == rows[4]["bytes"] < rows[3]["bytes"] * 1.2
     assert report["primary"] == 1
     assert report["agreement"]["top1"][1][4] == 1.0
     assert report["model"]["file"].endswith("twn.safetensors")
@@ -286,6 +288,16 @@ def test_data_without_the_models_classes_is_answered_but_not_judged(tmp_path, fo
     report = json.loads((tmp_path / "e.json").read_text())
     assert report["accuracy"] == {"top1": None, "top5": None, "predicted_top1": None}
     assert "the data has 9 classes, the model 10: accuracy is not measured" in capsys.readouterr().err
+
+
+def test_names_in_the_data_are_text_on_the_page(tmp_path, folder):
+    (folder / "9" / "99.png").unlink()
+    (folder / "0").rename(folder / "<b onclick=x>&")
+    code = run("evaluate", "folder", "--data", folder, "--model", shipped(), "--html", tmp_path / "e.html")
+    assert code == ExitCode.OK
+    page = Page(tmp_path / "e.html")
+    assert "b" not in page.tags
+    assert "<b onclick=x>&" in page.text
 
 
 @pytest.mark.parametrize(

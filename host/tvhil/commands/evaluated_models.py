@@ -168,11 +168,18 @@ def _rule_of(model: VisionTransformer) -> str | None:
 
 
 def _other(options: argparse.Namespace, name: str, file: Path) -> Implementation:
+    """A model to compare: one implementation, with the size that it has when it is packed."""
     from tvhil.evaluation.implementations import TorchImplementation
+    from tvhil.models import VisionTransformer
 
     if _is_tvit(file):
         return _integers(name, open_model(file)[0], str(file))
-    return TorchImplementation(name, _load(options, file), str(file))
+    model = _load(options, file)
+    if not isinstance(model, VisionTransformer) or _rule_of(model) is None:
+        return TorchImplementation(name, model, str(file))
+    fake, *integers = _quantized(name, model, str(file))
+    fake.name, fake.bytes = name, integers[0].bytes if integers else None
+    return fake
 
 
 def _calibration_images(options: argparse.Namespace, model: VisionTransformer) -> npt.NDArray[np.uint8]:
