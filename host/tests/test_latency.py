@@ -70,10 +70,20 @@ def test_every_output_of_a_linear_operator_has_its_own_cost():
     assert "quantized_values" in kinds["norm1"] & kinds["attn"]
 
 
-def test_both_codecs_have_their_own_decoding_cost():
-    for codec in Codec:
-        model = model_of(codec)
-        assert f"trits_{codec.label}" in operator_features(model, model.operators[0])
+@pytest.mark.parametrize("codec", [Codec.BASE3, Codec.TWO_BIT])
+def test_codecs_of_all_trits_have_their_own_decoding_cost(codec):
+    model = model_of(codec)
+    assert f"trits_{codec.label}" in operator_features(model, model.operators[0])
+
+
+def test_codec_gaps_is_decoded_by_the_instruction():
+    model = model_of(Codec.GAPS, depth=1)
+    op = operators_named(model, "blocks.0.mlp.fc1")
+    features = operator_features(model, op)
+    nonzero = np.count_nonzero(model.weights(op).trits)
+    assert nonzero <= features["instructions"] < 1.1 * nonzero
+    assert features["cleared_inputs"] == features["groups"] * op["k"]
+    assert not any(name.startswith("trits_") for name in features)
 
 
 def test_attention_is_counted_by_groups_of_four_queries():
@@ -101,7 +111,7 @@ def random_models():
             heads=heads, depth=1, mlp_dim=int(rng.integers(20, 300)), classes=int(rng.integers(2, 90)), scale_mode=mode,
             prefix_tokens=seed % 3, mean_pool=seed % 3 == 0,
         )  # fmt: skip
-        yield read_model(pack_vit(vit, Codec(seed // 2 % 2), plan_without_reuse))
+        yield read_model(pack_vit(vit, Codec(seed // 2 % 3), plan_without_reuse))
 
 
 def test_a_fit_predicts_other_models_when_costs_are_linear_in_the_amounts(calibrate):

@@ -46,7 +46,7 @@ from tvhil.packing.format import (
     Status,
     align,
 )
-from tvhil.packing.trits import GAPS_MOST_INPUTS, Codec, decode_matrix, matrix_bytes
+from tvhil.packing.trits import GAPS_MOST_INPUTS, Codec, decode_matrix, gaps_instructions, matrix_bytes
 
 _PLAN_BLOCK = 64  # tensors that the C runtime checks together: the order of its refusals
 _MOST_BYTES = 0xFFFFFFFF  # the header's file_bytes has 32 bits
@@ -225,6 +225,10 @@ class TvitModel:
         matrix = decode_matrix(self._data_from(op["trits_at"]), n, k, Codec(op["codec"]))
         records = np.frombuffer(self.data(op["channels_at"], 4 * n), "<i4")
         return LinearWeights(matrix.trits, records >> 5 & 127, records & 31, records >> 12, matrix.terms, matrix.bytes)
+
+    def instructions(self, op: Operator) -> int:
+        """Instructions of a PATCH_EMBED or LINEAR operator's matrix, which is stored in codec gaps."""
+        return gaps_instructions(self._data_from(op["trits_at"]), op["n"])
 
     def output_region(self, op: Operator) -> Region:
         """What an operator writes."""

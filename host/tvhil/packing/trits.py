@@ -293,6 +293,12 @@ def _decode_gaps(raw: npt.NDArray[np.uint8], n: int, k: int) -> Matrix:
     return Matrix(trits, np.maximum.reduceat(held, starts), size)
 
 
+def gaps_instructions(data: bytes | memoryview, n: int) -> int:
+    """Instructions of all rows of a well-formed matrix in codec `gaps`."""
+    headers, _ = _gaps_headers(np.frombuffer(data, np.uint8), n, -(-n // TILE_CHANNELS))
+    return int((headers & 0xFFF).sum())
+
+
 def _gaps_headers(raw: npt.NDArray[np.uint8], n: int, tiles: int) -> tuple[npt.NDArray[np.uint32], IntArray]:
     """Every row's header, and where each tile's codes start."""
     if 4 * tiles > len(raw):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latency from a cost model: a linear form over amounts of work, for each kind of operator.
 
-What one operator does follows from its shape alone (device/CONTRACT.md has no data-dependent work), so its cost is
-`sum of coefficient * amount`. The amounts are counted here from the model file, as the kernels' loops count them
-(device/include/tvit/kernels.h); the coefficients, in the board's unit, are in the `[cost]` table of the board file and
-are fitted to measurements by tools/calibrate_cost_model.py.
+What one operator does follows from its shape, and from the number of its non-zero trits where only these are stored
+(device/CONTRACT.md has no work that depends on activations), so its cost is `sum of coefficient * amount`. The amounts
+are counted here from the model file, as the kernels' loops count them (device/include/tvit/kernels.h); the
+coefficients, in the board's unit, are in the `[cost]` table of the board file and are fitted to measurements by
+tools/calibrate_cost_model.py.
 """
 
 from __future__ import annotations
@@ -69,12 +70,15 @@ def _dot_features(calls: int, terms: int) -> Features:
     }
 
 
-def _weights_features(op: Operator) -> Features:
+def _weights_features(model: TvitModel, op: Operator) -> Features:
     """Decoding a ternary matrix, group by group."""
     n, k = op["n"], op["k"]
+    groups = _ceil_div(n, _GROUP_CHANNELS)
+    if Codec(op["codec"]) is Codec.GAPS:
+        return {"operators": 1, "groups": groups, "instructions": model.instructions(op), "cleared_inputs": groups * k}
     return {
         "operators": 1,
-        "groups": _ceil_div(n, _GROUP_CHANNELS),
+        "groups": groups,
         f"trits_{Codec(op['codec']).label}": n * k,
         "absent_trits": (-n % _GROUP_CHANNELS) // 2 * k,
     }
@@ -85,7 +89,7 @@ def _portable_patch_embed(model: TvitModel, op: Operator) -> Features:
     patches = info.tokens - info.prefix_tokens
     calls = patches * _ceil_div(n, _GROUP_CHANNELS)
     return {
-        **_weights_features(op),
+        **_weights_features(model, op),
         **_dot_features(calls * info.patch_size, info.patch_size * info.image_channels),
         "rows": calls,
         "outputs": patches * n,
@@ -101,7 +105,7 @@ def _portable_linear(model: TvitModel, op: Operator) -> Features:
     if output.dtype.name == "I8":
         kind = "table" if op.has_table and not output.per_token else "i8"
     features = {
-        **_weights_features(op),
+        **_weights_features(model, op),
         **_dot_features(calls, op["k"]),
         f"rows_{kind}": calls,
         f"outputs_{kind}": rows * n,
