@@ -160,10 +160,11 @@ static void turn_keys(const attention *a, uint32_t head, uint32_t block) {
 
 // The scores of one row, of any size.
 static void wide_row(tvit_attention_work *w, const int8_t *key, uint32_t row) {
-    for (uint32_t i = 0; i < 16; i++) {
+    for (uint32_t i = 0; i < (w->narrow ? 8 : 16); i++) {
+        const int8_t *query = w->queries + (w->narrow ? 2 * i + 1 : i);
         int32_t s = 0;
         for (uint32_t d = 0; d < w->padded_dim; d++)
-            s += w->queries[16 * d + i] * key[d];
+            s += query[16 * d] * key[d];
         s >>= w->score_shift;
         s = s > 32767 ? 32767 : s < -32767 ? -32767 : s;
         w->scores[i / 8][row][i % 8] = (int16_t)s;
@@ -188,7 +189,7 @@ static void wide_scores(tvit_attention_work *w) {
 
 // Scores that are too low for the exponential to be 0: -32768 becomes -32767, distances end at 32767.
 static void clamp_scores(tvit_attention_work *w) {
-    for (uint32_t half = 0; half < 2; half++) {
+    for (uint32_t half = 0; half < (w->narrow ? 1 : 2); half++) {
         tvit_lanes lowest __attribute__((aligned(16)));
         for (uint32_t i = 0; i < 8; i++) {
             const int32_t highest = w->exp[half].highest[i];
@@ -202,12 +203,28 @@ static void clamp_scores(tvit_attention_work *w) {
 static void shallow_outputs(const tvit_attention_work *w) {
     const uint32_t shift = w->out_shift + 8;
     const int32_t half = 1 << (shift - 1);
+    const uint32_t lanes = w->narrow ? 8 : 16;
     for (uint32_t d = 0; d < w->head_dim; d++)
-        for (uint32_t i = 0; i < 16; i++) {
-            const int32_t o = (w->sums[16 * d + i] * w->w[i / 8][i % 8] + half) >> shift;
+        for (uint32_t i = 0; i < lanes; i++) {
+            const int32_t o = (w->sums[lanes * d + i] * w->w[i / 8][i % 8] + half) >> shift;
             w->output[16 * d + i] = (int8_t)(o > 127 ? 127 : o < -127 ? -127 : o);
         }
 }
+
+// Of a block; a block of at most eight queries goes a shorter way.
+typedef struct {
+    uint32_t (*load_queries)(const tvit_attention_work *work, const int8_t *block);
+    uint32_t (*scores)(tvit_attention_work *work);
+    void (*softmax)(tvit_attention_work *work);
+    void (*values)(tvit_attention_work *work);
+    void (*outputs)(const tvit_attention_work *work);
+} steps;
+
+static const steps wide_steps = {tvit_attention_load_queries_pie, tvit_attention_scores_pie, tvit_softmax_pie,
+                                 tvit_attention_values_pie, tvit_attention_outputs_pie},
+                   narrow_steps = {tvit_attention_load_narrow_queries_pie, tvit_attention_narrow_scores_pie,
+                                   tvit_softmax_narrow_pie, tvit_attention_narrow_values_pie,
+                                   tvit_attention_narrow_outputs_pie};
 
 static void attend(const attention *a, uint32_t head, uint32_t block) {
     const tvit_attention_args *args = a->args;
@@ -220,18 +237,22 @@ static void attend(const attention *a, uint32_t head, uint32_t block) {
     w->values = block_of((int8_t *)args->v, args->v_columns, 0, column);
     w->last_values = w->values + w->full_blocks * w->value_step;
     w->output = block_of(args->output, args->output_columns, block, column);
+    const uint32_t lanes = block == w->full_blocks ? w->tail_keys : 16, step = lanes <= 8 ? 2 : 1;
+    w->narrow = lanes <= 8;
     memset(w->padding, 0, sizeof w->padding);
-    if (block == w->full_blocks) memset(w->padding + w->tail_keys, 0xff, sizeof w->padding - w->tail_keys);
+    for (uint32_t i = lanes; i < 16 / step; i++)
+        w->padding[step * i + w->narrow] = 0xff;
+    const steps *run = w->narrow ? &narrow_steps : &wide_steps;
     uint32_t low = 0;
-    if (tvit_attention_load_queries_pie(w, q))
+    if (run->load_queries(w, q))
         wide_scores(w);
     else
-        low = tvit_attention_scores_pie(w);
+        low = run->scores(w);
     if (low || args->exp_multiplier < SMALLEST_MULTIPLIER) clamp_scores(w);
-    tvit_softmax_pie(w);
-    tvit_attention_values_pie(w);
+    run->softmax(w);
+    run->values(w);
     if (args->out_shift >= 8)
-        tvit_attention_outputs_pie(w);
+        run->outputs(w);
     else
         shallow_outputs(w);
 }

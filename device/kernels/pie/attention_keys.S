@@ -62,8 +62,12 @@
 .Lcopy_end:
     kernel_return
 
-    /* a2 work, a3 block */
-    kernel_function tvit_attention_load_queries_pie
+/*
+ * a2 work, a3 block: the queries to memory, the sums of their squares. Narrow: a query in each odd lane, 0 in the even
+ * ones.
+ */
+.macro load_queries name, narrow
+    kernel_function \name
     kernel_enter
     addmi a4, a2, 512
     addi a4, a4, WORK_PADDING - 512
@@ -75,27 +79,37 @@
     l32i a5, a2, WORK_QUERIES
     mov a8, a5
     l32i a6, a2, WORK_HEAD_DIM
+    ee.zero.q q2
+    .if \narrow
+    loop a6, .Lqueries\@
+    ee.vld.128.ip q0, a3, 16
+    ee.zero.q q1
+    ee.vzip.8 q1, q0
+    ee.vmulas.s8.qacc q1, q1
+    ee.vst.128.ip q1, a5, 16
+.Lqueries\@:
+    .else
     srli a7, a6, 1
-    loopnez a7, .Lqueries
+    loopnez a7, .Lpairs\@
     ee.vld.128.ip q0, a3, 16
     ee.vld.128.ip q1, a3, 16
     ee.vmulas.s8.qacc q0, q0
     ee.vst.128.ip q0, a5, 16
     ee.vmulas.s8.qacc q1, q1
     ee.vst.128.ip q1, a5, 16
-.Lqueries:
-    bbci a6, 0, .Leven
+.Lpairs\@:
+    bbci a6, 0, .Leven\@
     ee.vld.128.ip q0, a3, 16
     nop
     ee.vmulas.s8.qacc q0, q0
     ee.vst.128.ip q0, a5, 16
-.Leven:
+.Leven\@:
+    .endif
     l32i a7, a2, WORK_PADDED_DIM
-    ee.zero.q q2
     sub a7, a7, a6
-    loopnez a7, .Lzeros
+    loopnez a7, .Lzeros\@
     ee.vst.128.ip q2, a5, 16
-.Lzeros:
+.Lzeros\@:
     ee.vld.128.ip q0, a8, 16
     ee.vld.128.ip q1, a8, 16
     movi a6, 0
@@ -114,5 +128,9 @@
     or a4, a4, a5
     or a2, a2, a4
     kernel_return
+.endm
+
+    load_queries tvit_attention_load_queries_pie, 0
+    load_queries tvit_attention_load_narrow_queries_pie, 1
 
     .end no-transform

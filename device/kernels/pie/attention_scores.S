@@ -39,21 +39,33 @@
     .endr
 .endm
 
-/* 20 slots: scores out of QACC into their rows. */
-.macro finish_key
+/* Scores out of QACC into their rows: 20 slots, narrow 4. */
+.macro finish_key narrow
+    .if \narrow
+    add a3, a3, a11
+    ee.srcmb.s16.qacc q2, a7, 0
+    mov a4, a12
+    ee.vmax.s16.st.incp q2, a5, q4, q4, q2
+    .else
     lanes_to_i16 q3, q2, a7, "add a3, a3, a11", "mov a4, a12"
     ee.vmax.s16.st.incp q3, a5, q4, q4, q3
     ee.vmax.s16.st.incp q2, a6, q5, q5, q2
+    .endif
 .endm
 
-    /* a2 work */
-    kernel_function tvit_attention_scores_pie
+/* a2 work */
+.macro scores name, narrow
+    kernel_function \name
     kernel_enter
     l32i a3, a2, WORK_LAST_KEY
     l32i a4, a2, WORK_QUERIES
     l32i a5, a2, WORK_SCORES
-    l32i a6, a2, WORK_SCORES + 4
     l32i a7, a2, WORK_SCORE_SHIFT
+    .if \narrow
+    addi a7, a7, 20
+    .else
+    l32i a6, a2, WORK_SCORES + 4
+    .endif
     movi a8, 8
     movi a9, 0
     addmi a11, a2, 512
@@ -68,10 +80,12 @@
     ee.vld.128.ip q1, a4, 16
     mov a12, a4 /* the third row */
     l32i a15, a2, WORK_NO_ROW
-    beqz a15, .Leven
+    beqz a15, .Leven\@
     ee.vst.128.ip q4, a5, 16
+    .if !\narrow
     ee.vst.128.ip q5, a6, 16
-.Leven:
+    .endif
+.Leven\@:
     l32i a11, a2, WORK_PADDED_DIM
     slli a11, a11, 1
     neg a11, a11 /* from a key's end to the one before */
@@ -79,12 +93,12 @@
     l32i a14, a2, WORK_FULL_BLOCKS
     movi a13, -128
     sub a13, a13, a11
-    bnez a13, .Lany_dim
+    bnez a13, .Lany_dim\@
 
     .end no-transform
-    movi a13, .Lkey64
+    movi a13, .Lkey64\@
     wsr.lbeg a13
-    movi a13, .Lkey64_end
+    movi a13, .Lkey64_end\@
     wsr.lend a13
     .begin no-transform
     addi a15, a15, -1
@@ -92,53 +106,53 @@
     l32i a13, a2, WORK_KEY_STEP
     movi a15, 15
     isync
-    j .Lkey64
+    j .Lkey64\@
     .balign 4
-.Lkey64:
+.Lkey64\@:
     ee.vld.128.ip q2, a3, 16
     ee.zero.qacc
     mac16_load q2, q3
     mac16_load q3, q2
     mac16_load q2, q3
     mac16 q3
-    finish_key
-.Lkey64_end:
-    beqz a14, .Lend
+    finish_key \narrow
+.Lkey64_end\@:
+    beqz a14, .Lend\@
     addi a14, a14, -1
     wsr.lcount a15
     add a3, a3, a13
     isync
-    beqz a11, .Lkey64
+    beqz a11, .Lkey64\@
     movi a11, 0
     l32i a3, a2, WORK_KEYS
-    j .Lkey64
+    j .Lkey64\@
 
     /* Any dimension: 18 slots for 16 dimensions, 27 around them. */
-.Lany_dim:
+.Lany_dim\@:
     l32i a13, a2, WORK_PADDED_DIM
     srli a13, a13, 4
-.Lkey:
+.Lkey\@:
     ee.zero.qacc
-    loop a13, .Ldims
+    loop a13, .Ldims\@
     ee.vld.128.ip q2, a3, 16
     nop
     mac16 q2
-.Ldims:
-    finish_key
+.Ldims\@:
+    finish_key \narrow
     addi a15, a15, -1
-    bnez a15, .Lkey
-    beqz a14, .Lend
+    bnez a15, .Lkey\@
+    beqz a14, .Lend\@
     addi a14, a14, -1
     movi a15, 16
     l32i a9, a2, WORK_KEY_STEP
     add a3, a3, a9
     movi a9, 0
-    beqz a11, .Lkey
+    beqz a11, .Lkey\@
     movi a11, 0
     l32i a3, a2, WORK_KEYS
-    j .Lkey
+    j .Lkey\@
 
-.Lend:
+.Lend\@:
     addmi a4, a2, 512
     addi a4, a4, WORK_LOW - 512
     ee.vld.128.ip q0, a4, 0
@@ -156,5 +170,9 @@
     or a4, a4, a5
     or a2, a2, a4
     kernel_return
+.endm
+
+    scores tvit_attention_scores_pie, 0
+    scores tvit_attention_narrow_scores_pie, 1
 
     .end no-transform

@@ -50,11 +50,18 @@
     .endr
 .endm
 
-/* 20 slots: sums out of QACC; everything back to where a dimension begins. */
-.macro finish_dimension
+/* Sums out of QACC; everything back to where a dimension begins: 24 slots and two cycles for the jump, narrow 8. */
+.macro finish_dimension narrow
+    .if \narrow
+    add a4, a3, a5
+    ee.srcmb.s16.qacc q2, a13, 0
+    mov a7, a6
+    ee.vst.128.ip q2, a11, 16
+    .else
     lanes_to_i16 q3, q2, a13, "add a4, a3, a5", "mov a7, a6"
     ee.vst.128.ip q3, a11, 16
     ee.vst.128.ip q2, a11, 16
+    .endif
     beq a11, a2, .Ldone\@
     ee.zero.qacc
     ee.vld.128.ip q2, a14, 16
@@ -63,8 +70,9 @@
     kernel_return
 .endm
 
-    /* a2 work */
-    kernel_function tvit_attention_values_pie
+/* a2 work */
+.macro values name, narrow
+    kernel_function \name
     kernel_enter
     l32i a3, a2, WORK_VALUES /* block 0 of the next dimension */
     l32i a5, a2, WORK_VALUE_STEP
@@ -74,7 +82,11 @@
     l32i a12, a2, WORK_FULL_BLOCKS
     movi a8, 8
     movi a9, 0
+    .if \narrow
+    movi a13, 24
+    .else
     movi a13, 4
+    .endif
     addmi a10, a2, 256
     addi a10, a10, WORK_BYTES_80 - 256
     ee.vld.128.ip q6, a10, 16
@@ -84,13 +96,13 @@
     mov a7, a6 /* the third row */
     add a4, a3, a5
     .end no-transform
-    movi a15, .Ltail_only
-    beqz a12, .Lentry
-    movi a15, .Ltail_odd
-    bbsi a12, 0, .Lentry
-    movi a15, .Ltail_even
+    movi a15, .Ltail_only\@
+    beqz a12, .Lentry\@
+    movi a15, .Ltail_odd\@
+    bbsi a12, 0, .Lentry\@
+    movi a15, .Ltail_even\@
     addi a12, a12, -1 /* one pair is not in the loop */
-.Lentry:
+.Lentry\@:
     .begin no-transform
     srli a12, a12, 1
     l32i a10, a2, WORK_TAIL_KEYS
@@ -102,37 +114,41 @@
     addmi a10, a2, 256
     addi a10, a10, WORK_QACC - 256
     l32i a2, a2, WORK_HEAD_DIM
-    slli a2, a2, 5
+    slli a2, a2, 5 - \narrow
     add a2, a2, a11 /* the end of the sums */
     ee.zero.qacc
     ee.vld.128.ip q2, a14, 16
     jx a15
 
     .balign 4
-.Ltail_only:
+.Ltail_only\@:
     mac_tail 0
-    finish_dimension
+    finish_dimension \narrow
 
     .balign 4
-.Ltail_even:
+.Ltail_even\@:
     mac_tail 1
-    loopnez a12, .Leven_pairs
+    loopnez a12, .Leven_pairs\@
     mac16_load q3, q2
     mac16_load q2, q3
-.Leven_pairs:
+.Leven_pairs\@:
     mac16_load q3, q2
     mac16 q2
-    finish_dimension
+    finish_dimension \narrow
 
     .balign 4
-.Ltail_odd:
+.Ltail_odd\@:
     mac_tail 1
-    loopnez a12, .Lodd_pairs
+    loopnez a12, .Lodd_pairs\@
     mac16_load q3, q2
     mac16_load q2, q3
-.Lodd_pairs:
+.Lodd_pairs\@:
     mac16 q3
-    finish_dimension
+    finish_dimension \narrow
+.endm
+
+    values tvit_attention_values_pie, 0
+    values tvit_attention_narrow_values_pie, 1
 
     /*
      * o = ((c >> 4) * w + rounding) >> out_shift, of sixteen queries in 12 slots. The shift leaves eight bits below the
@@ -184,6 +200,33 @@
     nop
     ee.vmax.s8 q7, q7, q6
     ee.vst.128.ip q7, a5, 16
+    kernel_return
+
+    /* a2 work: the same for eight queries, 7 slots. */
+    kernel_function tvit_attention_narrow_outputs_pie
+    kernel_enter
+    addmi a4, a2, 256
+    addi a4, a4, WORK_W - 256
+    ee.vld.128.ip q2, a4, WORK_ROUNDING - WORK_W
+    ee.vld.128.ip q4, a4, 16
+    ee.vld.128.ip q5, a4, 16
+    ee.vld.128.ip q3, a4, 0 /* WORK_MINUS_127 */
+    l32i a3, a2, WORK_SUMS
+    l32i a5, a2, WORK_OUTPUT
+    l32i a6, a2, WORK_OUT_SHIFT
+    l32i a7, a2, WORK_HEAD_DIM
+    ee.vld.128.ip q0, a3, 16
+    ee.zero.qacc
+    loop a7, .Lnarrow_outputs
+    ee.vmulas.s16.qacc q4, q5
+    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
+    nop
+    ee.srcmb.s16.qacc q7, a6, 0
+    ee.zero.qacc
+    ee.vunzip.8 q7, q6
+    ee.vmax.s8 q6, q6, q3
+    ee.vst.128.ip q6, a5, 16
+.Lnarrow_outputs:
     kernel_return
 
     .end no-transform

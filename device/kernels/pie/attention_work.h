@@ -2,6 +2,9 @@
 /*
  * What the steps of attention on sixteen queries share (attention.c): constants, vectors with a lane a query, and
  * where the memory of the step lies. Vectors come in pairs: queries 0 to 7, then 8 to 15.
+ *
+ * Steps for eight queries ("narrow") have a query in each odd lane of 20 bits: EE.SRCMB.S16.QACC, which sees two lanes as
+ * one of 40 bits, hands out 16 bits of an odd lane in one slot.
  */
 #ifndef TVIT_ATTENTION_WORK_H
 #define TVIT_ATTENTION_WORK_H
@@ -79,7 +82,7 @@ typedef struct {
     uint32_t value_step, head_dim;
     int16_t *sums;
     int8_t *output;
-    uint32_t out_shift;
+    uint32_t out_shift, narrow;
 } __attribute__((aligned(16))) tvit_attention_work;
 
 // 2^(15-n) for two rows of scores at once, shared by the parts; a part's work, scores, queries and sums.
@@ -98,10 +101,12 @@ void tvit_attention_copy_pie(const int8_t *from, int8_t *to, uint32_t vectors);
 // Queries [head_dim][16] from `block` to work->queries, 0 in the rows up to padded_dim, then rows 0 and 1 again. Not 0
 // if the sum of squares of any query is too large for scores in 20 bits.
 uint32_t tvit_attention_load_queries_pie(const tvit_attention_work *work, const int8_t *block);
+uint32_t tvit_attention_load_narrow_queries_pie(const tvit_attention_work *work, const int8_t *block);
 
 // Scores >> score_shift of all keys, in the order of the rows, saturated to -32768 ... 32767, and the highest. Not 0 if
 // one of the highest is below work->low.
 uint32_t tvit_attention_scores_pie(tvit_attention_work *work);
+uint32_t tvit_attention_narrow_scores_pie(tvit_attention_work *work);
 
 // The table at work->powers: 2^(15-n) for n = 0 ... 15 and 0 above, of i % 32 and of i / 32.
 void tvit_softmax_powers_pie(uint16_t (*powers)[2]);
@@ -111,10 +116,13 @@ void tvit_softmax_clamp_pie(int16_t (*scores)[8], uint32_t rows, const int16_t *
 
 // Scores to e and its sums, r and delta; e + delta to p, [rows][16] bytes in place of the first half; z and w.
 void tvit_softmax_pie(tvit_attention_work *work);
+void tvit_softmax_narrow_pie(tvit_attention_work *work);
 
 // p times values: int16 sums c >> 4, then the outputs.
 void tvit_attention_values_pie(tvit_attention_work *work);
+void tvit_attention_narrow_values_pie(tvit_attention_work *work);
 void tvit_attention_outputs_pie(const tvit_attention_work *work);
+void tvit_attention_narrow_outputs_pie(const tvit_attention_work *work);
 
 #else
 

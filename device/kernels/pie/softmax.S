@@ -190,6 +190,26 @@
 .Ldivided\@:
 .endm
 
+/* w = min((out_multiplier + z / 2) / z, 32767) of a8 queries: a4 w, a5 z. */
+.macro weights
+    l32i a6, a2, WORK_OUT_MULTIPLIER
+    movi a7, 1
+    slli a7, a7, 15
+    addi a7, a7, -1
+    l16ui a3, a5, 0
+    nop
+    loop a8, .Lweights\@
+    srli a9, a3, 1
+    add a9, a9, a6
+    quou a9, a9, a3
+    addi a5, a5, 2
+    l16ui a3, a5, 0
+    minu a9, a9, a7
+    s16i a9, a4, 0
+    addi a4, a4, 2
+.Lweights\@:
+.endm
+
     /* a2 work */
     kernel_function tvit_softmax_pie
     kernel_enter
@@ -281,7 +301,7 @@
     ee.vst.128.ip q0, a7, 16
     ee.vst.128.ip q1, a7, 16
 
-    /* z, and w = min((out_multiplier + z / 2) / z, 32767) */
+    /* z, and the weights */
     addmi a10, a2, 256
     addi a10, a10, WORK_BYTES_80 - 256
     ee.vld.128.ip q6, a10, 16
@@ -294,23 +314,71 @@
     addi a5, a4, WORK_Z - WORK_W
     ee.vst.128.ip q0, a5, 16
     ee.vst.128.ip q1, a5, -16
-    l32i a6, a2, WORK_OUT_MULTIPLIER
-    movi a7, 1
-    slli a7, a7, 15
-    addi a7, a7, -1
     movi a8, 16
-    l16ui a3, a5, 0
-    nop
-    loop a8, .Lweights
-    srli a9, a3, 1
-    add a9, a9, a6
-    quou a9, a9, a3
-    addi a5, a5, 2
-    l16ui a3, a5, 0
-    minu a9, a9, a7
-    s16i a9, a4, 0
-    addi a4, a4, 2
-.Lweights:
+    weights
+    kernel_return
+
+    /*
+     * Eight queries: p lies in the odd lanes of a row of 16, what is behind the point of p in the even ones, where it
+     * does no harm. 3 slots.
+     */
+    /* a2 work */
+    kernel_function tvit_softmax_narrow_pie
+    kernel_enter
+    exponentials_start 0
+    l32i a8, a2, WORK_ROWS
+    srli a8, a8, 1
+    loop a8, .Lnarrow
+    exponentials 0
+.Lnarrow:
+    exponentials_end 0
+    divide_start
+    movi a4, 8
+    divide a4
+    addmi a4, a2, 512
+    addi a4, a4, WORK_DIVISION + 32 - 512
+    ee.vld.128.ip q4, a4, 16
+    ee.vld.128.ip q0, a4, 16
+    ee.vld.128.ip q2, a4, 16
+    ee.vld.128.ip q1, a4, 16
+    ee.vunzip.16 q4, q0
+    ee.vunzip.16 q2, q1
+    l32i a5, a2, WORK_SCORES
+    ee.zero.q q7
+    l32i a4, a2, WORK_NO_ROW
+    beqz a4, .Lno_narrow_row
+    ee.vsubs.s16 q0, q7, q2
+    ee.vst.128.ip q0, a5, 0
+.Lno_narrow_row:
+    ssai 11
+    addmi a4, a2, 256
+    ee.vld.128.ip q6, a4, 0 /* WORK_BYTES_01 */
+    ee.zero.qacc
+    addi a7, a5, -16
+    l32i a8, a2, WORK_ROWS
+    ee.vld.128.ip q0, a5, 16
+    ee.vld.128.ip q1, a5, 16
+    ee.vadds.s16 q0, q0, q2
+    loop a8, .Lnarrow_probabilities
+    ee.vmulas.s8.qacc q7, q6
+    ee.vmul.s16.st.incp q7, a7, q7, q0, q4
+    ee.vadds.s16.ld.incp q1, a5, q0, q1, q2
+.Lnarrow_probabilities:
+    l32i a5, a2, WORK_SCORES
+    ee.vmulas.s8.qacc q7, q6
+    ee.vst.128.ip q7, a7, 16
+    ee.vld.128.ip q0, a5, 16
+    ee.vld.128.ip q1, a5, 16
+    ee.vst.128.ip q0, a7, 16
+    ee.vst.128.ip q1, a7, 16
+    movi a8, 20
+    ee.srcmb.s16.qacc q0, a8, 0
+    addmi a4, a2, 256
+    addi a4, a4, WORK_W - 256
+    addi a5, a4, WORK_Z - WORK_W
+    ee.vst.128.ip q0, a5, 0
+    movi a8, 8
+    weights
     kernel_return
 
     /* a2 scores, a3 rows, a4 lowest */
