@@ -103,28 +103,64 @@ static const char *check_tiles(const tvit_ternary_matrix *m, uint32_t bytes, con
 
 // --- gaps --------------------------------------------------------------------------------------------------------
 
+// A row's instructions, one after the other.
+typedef struct {
+    uint32_t position;     // of the instruction
+    uint32_t next, behind; // steps to the next position, and from there to the one behind it
+    int32_t value;         // of the trit at position, from the instructions before this one
+    uint32_t nonzero;      // trits at the positions before
+    uint32_t most, bad;
+} row_reader;
+
+static inline void finish_trit(row_reader *r) {
+    uint32_t magnitude = (uint32_t)(r->value < 0 ? -r->value : r->value);
+    r->bad |= magnitude > 1;
+    r->nonzero += magnitude;
+    r->value = 0;
+}
+
+static inline void add_product(row_reader *r, uint32_t code) {
+    r->value += code & 8 ? -1 : 1;
+    uint32_t held = r->nonzero + (uint32_t)(r->value < 0 ? -r->value : r->value);
+    if (held > r->most) r->most = held;
+}
+
+// All but the last instruction. Most are the only one at their position: a trit, whatever its sign.
+static inline void read_instruction(row_reader *r, uint32_t code) {
+    if (r->next && !r->value) {
+        r->nonzero++;
+    } else {
+        add_product(r, code);
+        if (r->next) finish_trit(r);
+    }
+    r->position += r->next;
+    r->next = r->behind;
+    r->behind = code & 7;
+}
+
+static uint32_t code_at(const uint8_t *codes, uint32_t i) {
+    return codes[i / 2] >> (i % 2 * 4) & 15;
+}
+
 // The most products that the row's accumulator holds at once, or UINT32_MAX where the row is malformed.
 static uint32_t terms_of_row(uint32_t header, const uint8_t *codes, uint32_t k) {
-    uint32_t count = TVIT_GAPS_INSTRUCTIONS(header), position = TVIT_GAPS_POSITION(header);
-    uint32_t next = TVIT_GAPS_FIRST_GAP(header), behind = TVIT_GAPS_SECOND_GAP(header); // steps that are to come
-    uint32_t nonzero = 0, most = 0, bad = count % 2 ? codes[count / 2] >> 4 : 0;
-    int32_t value = 0; // of the trit at position
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t code = codes[i / 2] >> (i % 2 * 4) & 15;
-        value += code & 8 ? -1 : 1;
-        uint32_t magnitude = (uint32_t)(value < 0 ? -value : value);
-        if (nonzero + magnitude > most) most = nonzero + magnitude;
-        if (i + 3 >= count) bad |= code & 7;
-        if (i + 1 == count || next) {
-            bad |= magnitude > 1;
-            nonzero += magnitude;
-            value = 0;
-        }
-        if (i + 1 < count) position += next;
-        next = behind;
-        behind = code & 7;
+    uint32_t count = TVIT_GAPS_INSTRUCTIONS(header), last = count - 1;
+    row_reader r = {.position = TVIT_GAPS_POSITION(header),
+                    .next = TVIT_GAPS_FIRST_GAP(header),
+                    .behind = TVIT_GAPS_SECOND_GAP(header)};
+    const uint8_t *end = codes + last / 2;
+    for (const uint8_t *pair = codes; pair != end; pair++) {
+        read_instruction(&r, *pair & 15u);
+        read_instruction(&r, *pair >> 4);
     }
-    return bad || position >= k ? UINT32_MAX : most;
+    if (last % 2) read_instruction(&r, *end & 15u);
+    add_product(&r, code_at(codes, last));
+    finish_trit(&r);
+    for (uint32_t i = count - TVIT_GAPS_MIN_INSTRUCTIONS; i < count; i++)
+        r.bad |= code_at(codes, i) & 7;
+    if (count % 2) r.bad |= *end >> 4;
+    if (r.bad || r.position >= k) return UINT32_MAX;
+    return r.nonzero > r.most ? r.nonzero : r.most;
 }
 
 static const char *check_gaps(const tvit_ternary_matrix *m, uint32_t bytes, uint32_t xmax, int *overflow) {
