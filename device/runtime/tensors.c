@@ -39,16 +39,19 @@ void tvit_read_tensor(const tvit_context *context, uint32_t tensor, uint32_t off
     const tvit_model *model = context->model;
     const tvit_tensor *t = &model->tensors[tensor];
     const uint8_t *data = context->arena + model->tensor_offsets[tensor];
-    uint32_t size = tvit_element_bytes(t), line = t->columns * size;
-    uint8_t *to = out;
-    int blocks = tvit_tensor_layout(model, tensor, tvit_kernels_for(model)->layout) == TVIT_LAYOUT_TOKEN_BLOCKS;
-    for (uint32_t i = offset; i < offset + bytes; i++) {
-        uint32_t row = i / line, column = i % line / size, at = i;
-        if (blocks)
-            at =
-                ((row / TVIT_BLOCK_TOKENS * t->columns + column) * TVIT_BLOCK_TOKENS + row % TVIT_BLOCK_TOKENS) * size +
-                i % size;
-        *to++ = data[at];
+    uint8_t *to = out, *end = to + bytes;
+    if (tvit_tensor_layout(model, tensor, tvit_kernels_for(model)->layout) == TVIT_LAYOUT_ROWS) {
+        for (data += offset; to != end; data++)
+            *to++ = *data;
+        return;
+    }
+    uint32_t size = tvit_element_bytes(t), line = t->columns * size, row = offset / line, byte = offset % size;
+    for (uint32_t column = offset % line / size; to != end; row++, column = 0) {
+        uint32_t first = row / TVIT_BLOCK_TOKENS * t->columns * TVIT_BLOCK_TOKENS + row % TVIT_BLOCK_TOKENS;
+        const uint8_t *value = data + (first + column * TVIT_BLOCK_TOKENS) * size;
+        for (; column < t->columns && to != end; column++, value += TVIT_BLOCK_TOKENS * size, byte = 0)
+            for (; byte < size && to != end; byte++)
+                *to++ = value[byte];
     }
 }
 

@@ -113,9 +113,13 @@ static void test_tensors_in_blocks_are_read_as_rows(void) {
     tvit_read_tensor(&r.context, P_STREAM, 0, sizeof out, out);
     for (uint32_t i = 0; i < PIECE_TOKENS * PIECE_DIM; i++)
         CHECK(out[i] == (int16_t)(1000 * (i / PIECE_DIM) + i % PIECE_DIM), "value %u: %d", i, out[i]);
-    uint8_t middle[7];
-    tvit_read_tensor(&r.context, P_STREAM, 191, sizeof middle, middle);
-    CHECK(memcmp(middle, (uint8_t *)out + 191, sizeof middle) == 0, "from an odd byte on");
+    uint8_t some[40];
+    for (uint32_t from = 0; from + 39 <= sizeof out; from++) {
+        uint32_t bytes = draw() % 40;
+        memset(some, 0xee, sizeof some);
+        tvit_read_tensor(&r.context, P_STREAM, from, bytes, some);
+        CHECK(memcmp(some, (uint8_t *)out + from, bytes) == 0 && some[bytes] == 0xee, "%u bytes from %u", bytes, from);
+    }
     running_stop(&r);
 }
 
