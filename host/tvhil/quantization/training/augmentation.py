@@ -221,7 +221,7 @@ def _posterize(images: Tensor, strength: float, _sign: Tensor) -> Tensor:
 
 
 def _solarize(images: Tensor, strength: float, _sign: Tensor) -> Tensor:
-    return torch.where(images >= round(256 - 256 * strength), 255 - images, images)
+    return torch.where(images.int() >= round(256 - 256 * strength), 255 - images, images)
 
 
 def _autocontrast(images: Tensor, _strength: float, _sign: Tensor) -> Tensor:
