@@ -215,27 +215,136 @@ def describe(a: Attention) -> str:
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason=f"{COMPILER} is not installed (make setup)")
 
 
+def draw_any(rng: np.random.Generator, tokens: int, head_dim: int, heads: int) -> Attention:
+    """Any constants that the contract allows, and those that a packer chooses."""
+    out_shift = int(rng.choice([17, int(rng.integers(1, 25))]))
+    return draw(
+        rng,
+        tokens,
+        head_dim,
+        heads,
+        score_shift=int(rng.choice([1, 2, int(rng.integers(16))])),
+        exp_multiplier=int(rng.choice([int(rng.integers(1, 32768)), int(rng.integers(16384, 32768))])),
+        out_multiplier=int(min((1 << 28) - 1, (1 << out_shift) * rng.uniform(4, 64) + 1)),
+        out_shift=out_shift,
+        over_q=bool(rng.integers(2)),
+        spare=int(rng.integers(4)) * 16,
+    )
+
+
 def test_drawn_shapes_and_constants_give_the_bits_of_the_contract() -> None:
     rng = np.random.default_rng(11)
-    cases = []
-    for _ in range(60):
-        head_dim = int(rng.choice([16, 32, 48, 64, 64, 80, int(rng.integers(1, 100))]))
-        out_shift = int(rng.integers(1, 25))
-        cases.append(
-            draw(
+    head_dims = [16, 32, 48, 64, 64, 80]
+    simulate(
+        [
+            draw_any(
                 rng,
                 int(rng.integers(1, 70)),
-                head_dim,
+                int(rng.choice([*head_dims, int(rng.integers(1, 100))])),
                 int(rng.integers(1, 4)),
-                score_shift=int(rng.integers(0, 16)),
-                exp_multiplier=int(rng.choice([rng.integers(1, 32768), rng.integers(16384, 32768)])),
-                out_multiplier=int(min((1 << 28) - 1, (1 << out_shift) * rng.uniform(4, 64) + 1)),
-                out_shift=out_shift,
-                over_q=bool(rng.integers(2)),
-                spare=int(rng.integers(4)) * 16,
             )
-        )
+            for _ in range(60)
+        ]
+    )
+
+
+def test_every_number_of_tokens_up_to_three_blocks_is_exact() -> None:
+    """Each number of keys in the last block, with 0, 1 and 2 blocks before it; both ways of the last queries."""
+    rng = np.random.default_rng(12)
+    simulate([draw_any(rng, tokens, 16, 1) for tokens in range(1, 49)])
+
+
+def test_head_dimensions_of_one_and_of_no_multiple_of_sixteen_are_exact() -> None:
+    rng = np.random.default_rng(13)
+    simulate([draw_any(rng, 20, head_dim, 2) for head_dim in (1, 2, 3, 7, 15, 17, 31, 33, 63, 65, 127, 128, 191)])
+
+
+def test_2048_tokens_are_exact() -> None:
+    rng = np.random.default_rng(14)
+    simulate([draw(rng, tokens, 16, score_shift=2) for tokens in (2047, 2048)])
+
+
+def constant(value: int, tokens: int = 37, head_dim: int = 64) -> Int8:
+    """Every element equal."""
+    return np.full((tokens, head_dim), value, np.int8)
+
+
+def test_extreme_operands_are_exact() -> None:
+    """Zeros; equal scores; one score above all others; scores that saturate upwards, downwards, on both sides."""
+    rng = np.random.default_rng(15)
+    base = draw(rng, 37, 64)
+    limit = exact_limit(64)
+    one_key = np.zeros_like(base.k)
+    one_key[20] = 127
+    signs = np.where(rng.random((37, 1)) < 0.5, 127, -127).astype(np.int8) * np.ones((1, 64), np.int8)
+    operands = [
+        {"q": constant(0), "k": constant(0), "v": constant(0)},
+        {"q": constant(0)},
+        {"q": constant(limit), "k": constant(127), "v": constant(127)},
+        {"q": constant(limit), "k": constant(-127), "v": constant(-127)},
+        {"q": constant(limit), "k": one_key},
+        {"q": constant(limit), "k": -one_key},
+        {"q": constant(-limit), "k": signs},
+        {"q": np.where(base.q > 0, limit, -limit).astype(np.int8), "k": signs, "v": signs},
+        {"q": constant(limit), "k": np.where(rng.random((37, 64)) < 0.5, -127, -126).astype(np.int8)},
+    ]
+    simulate(
+        [
+            dataclasses.replace(base, **changes, score_shift=shift, exp_multiplier=multiplier)  # type: ignore[arg-type]
+            for changes in operands
+            for shift in (0, 3, 4, 15)
+            for multiplier in (1, 15360, 15361, 32767)
+        ]
+    )
+
+
+def test_scores_at_their_lower_end_are_exact() -> None:
+    """All scores of a query near or below -32767: saturated ones count as -32767, not as the vectors' -32768."""
+    rng = np.random.default_rng(18)
+    rows = rng.choice([-127, -64, -63, -62, -61], (200, 1)).astype(np.int8)
+    base = draw(rng, 200, 64, score_shift=3)
+    low = dataclasses.replace(
+        base,
+        q=rng.integers(60, exact_limit(64) + 1, base.q.shape).astype(np.int8),
+        k=rows * np.ones((1, 64), np.int8),
+    )
+    simulate([dataclasses.replace(low, exp_multiplier=multiplier) for multiplier in (20000, 32767)])
+
+
+def test_scores_beyond_twenty_bits_are_exact() -> None:
+    """The contract allows any q; the packer's limit, with which scores fit the lanes, is not among the arguments."""
+    rng = np.random.default_rng(16)
+    cases = [draw(rng, tokens, 64, limit=127, score_shift=shift) for tokens in (5, 16, 29) for shift in (0, 4, 8)]
+    loud = dataclasses.replace(cases[-1], q=constant(127, 29), k=np.where(cases[-1].k > 0, 127, -127).astype(np.int8))
+    simulate([*cases, loud, dataclasses.replace(loud, k=constant(-127, 29))])
+
+
+def test_outputs_saturate_at_127_on_both_sides() -> None:
+    rng = np.random.default_rng(17)
+    cases = [
+        draw(rng, 21, 16, out_multiplier=multiplier, out_shift=shift)
+        for shift in (1, 7, 8, 9, 15, 16, 17, 24)
+        for multiplier in (1, min((1 << 28) - 1, 1000 << shift), (1 << 28) - 1)
+    ]
+    assert all((np.abs(case.expected()) <= 127).all() for case in cases)
+    assert {-127, 127} <= set(np.unique(np.concatenate([case.expected() for case in cases])).tolist())
     simulate(cases)
+
+
+def test_the_figures_of_the_ideas_page_hold() -> None:
+    """Simulated, 197 tokens, 64 dimensions, one core, everything in SRAM; see device/kernels/IDEAS.md."""
+    a = draw(np.random.default_rng(3), 197, 64)
+    (result,), cycles = simulate([a])
+    assert a.macs / result.cycles > 8.7
+    assert cycles["tvit_softmax_pie"] + cycles["tvit_softmax_narrow_pie"] < 0.22 * result.cycles
+
+
+@pytest.mark.parametrize("name", ASSEMBLY)
+def test_every_source_assembles_for_the_windowed_abi_too(name: str, tmp_path: Path) -> None:
+    target = tmp_path / "windowed.o"
+    define = ["-U__XTENSA_CALL0_ABI__", "-D__XTENSA_WINDOWED_ABI__"]
+    subprocess.run([COMPILER, *define, f"-I{PIE}", "-c", str(PIE / name), "-o", str(target)], check=True)
+    assert b"\x90\x00\x00" in target.read_bytes()  # retw
 
 
 def report(tokens: int, head_dim: int, heads: int) -> None:
