@@ -109,16 +109,30 @@ def on_lx7sim(
 
 
 def on_qemu(
-    operator: str, *, seed: int = 1, rounds: int = 1, parts: int = 1, first: int = 0, elf: Path | None = None
+    operator: str,
+    *,
+    seed: int = 1,
+    rounds: int = 1,
+    parts: int = 1,
+    first: int = 0,
+    elf: Path | None = None,
+    threads: bool = False,
 ) -> Outcome:
-    """Run on the emulator without vector instructions: each of them traps."""
+    """Run on the emulator without vector instructions: each of them traps.
+
+    Args:
+        threads: each core is a thread of the host, so that they run at the same time; else they take turns.
+    """
     board = load_board("qemu-xtensa")
     assert board.start is not None
     command = list(board.start.command)
     command[command.index("-append") + 1] = command_line(operator, seed, rounds, parts, first)
+    if threads:
+        at = command.index("-icount")
+        command[at : at + 2] = ["-accel", "tcg,thread=multi"]
     at = command.index("-drive")
     del command[at : at + 2]  # no flash: nothing of it is read
-    command += ["-smp", str(parts)]
+    command[command.index("-smp") + 1] = str(parts)
     board = dataclasses.replace(board, start=dataclasses.replace(board.start, command=tuple(command)))
     text = b""
     deadline = time.monotonic() + _QEMU_PATIENCE

@@ -12,7 +12,7 @@ from pie_twins import OPERATORS, kernel_sources, on_lx7sim, on_qemu, program
 from tvhil.runtime import device_dir
 
 ROUNDS_ON_LX7SIM = 200
-ROUNDS_ON_QEMU = 24
+ROUNDS_ON_QEMU = 48
 
 needs_compiler = pytest.mark.skipif(
     not shutil.which("xtensa-lx106-elf-gcc"), reason="xtensa-lx106-elf-gcc not installed: make setup"
@@ -72,6 +72,14 @@ def test_a_kernel_and_its_portable_twin_agree_on_every_bit(operator, parts):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_kernel_and_its_portable_twin_agree_where_vector_instructions_trap(operator, parts):
     check(on_qemu(operator, seed=2, rounds=ROUNDS_ON_QEMU, parts=parts), ROUNDS_ON_QEMU)
+
+
+@needs_compiler
+@needs_qemu
+@pytest.mark.emulator
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_kernel_and_its_portable_twin_agree_where_both_cores_run_at_the_same_time(operator):
+    check(on_qemu(operator, seed=3, rounds=ROUNDS_ON_QEMU, parts=2, threads=True), ROUNDS_ON_QEMU)
 
 
 # --- the program itself ------------------------------------------------------------------------------------------
