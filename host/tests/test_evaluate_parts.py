@@ -17,7 +17,13 @@ from tvhil.datasets.dataset import Sample, reindex
 from tvhil.errors import DatasetError, InputError
 from tvhil.evaluation import svg
 from tvhil.evaluation.attention_maps import attention_map, overlay, patch_map, picture_of, rollout, shown
-from tvhil.evaluation.implementations import Answers, IntegerImplementation, TorchImplementation, check_finite
+from tvhil.evaluation.implementations import (
+    Answers,
+    IntegerImplementation,
+    TorchImplementation,
+    check_finite,
+    estimated_bytes,
+)
 from tvhil.evaluation.inputs import without_unreadable
 from tvhil.evaluation.run import Input
 from tvhil.evaluation.sensitivity import layers_of, sensitivity, ternary_layer
@@ -123,6 +129,19 @@ def test_answers_hold_the_class_its_probability_and_the_rank_of_the_label():
     assert answers.top1 == [1, 0]
     assert answers.confidence[0] == pytest.approx(0.6)
     assert answers.rank == [2, -1]
+
+
+def test_a_model_that_cannot_be_packed_has_an_estimated_size(ternary):
+    packed = ternary[1].tvit
+    weights = sum(op["n"] * -(-op["k"] // 5) + 4 * op["n"] for op in packed.operators if "k" in op.params)
+    estimate = estimated_bytes(ternary[0].vit)
+    assert weights < estimate < packed.file_bytes
+    eight = quantize_model(random_model(TINY, 0).eval(), images(4), QuantizationConfig(ternarizer="int8"))
+    assert 4 * estimate > estimated_bytes(eight) > 2 * estimate
+    kept = QuantizationConfig(full_precision=("patch_embed", "norm", "head"))
+    extra = estimated_bytes(quantize_model(random_model(TINY, 0).eval(), images(4), kept)) - estimate
+    real = 4 * (24 * 48 + 24) + 4 * (24 * 7 + 7) + 5 * 4 * 2 * 24
+    assert real * 0.8 < extra < real
 
 
 def test_logits_that_are_not_finite_are_refused_with_the_image(ternary):

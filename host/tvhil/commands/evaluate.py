@@ -396,6 +396,8 @@ def _percent(value: float | None) -> str:
 
 def _tables(report: dict[str, Any]) -> list[RenderableType]:
     """Tables of a report: the figures, who agrees with whom, and what is sensitive."""
+    from tvhil.evaluation.html_report import size_text
+
     rows = report["implementations"]
     dataset = report["dataset"]
     columns = ["", "accuracy", "top 5", "precision", "recall", "F1", "calibration error", "bytes"]
@@ -405,7 +407,7 @@ def _tables(report: dict[str, Any]) -> list[RenderableType]:
             row["name"],
             *(_percent(row["accuracy"][key]) for key in ("top1", "top5")),
             *(_percent(row[key]) for key in shares),
-            "" if row["bytes"] is None else f"{row['bytes']:,}",
+            size_text(row),
         ]
         for row in rows
     ]

@@ -124,7 +124,7 @@ def _of_checkpoint(options: argparse.Namespace, file: Path) -> list[Implementati
 
 def _quantized(name: str, model: VisionTransformer, source: str) -> list[Implementation]:
     """Both implementations of a fake-quantized model; only one where it has no integers."""
-    from tvhil.evaluation.implementations import TorchImplementation
+    from tvhil.evaluation.implementations import TorchImplementation, estimated_bytes
     from tvhil.packing import pack_vit, read_model
     from tvhil.quantization import to_integer
 
@@ -134,6 +134,7 @@ def _quantized(name: str, model: VisionTransformer, source: str) -> list[Impleme
             packed = read_model(pack_vit(to_integer(model.cpu())))
     except UsageError as error:
         notice(f"{source} cannot be computed with integers: {error}")
+        fake.bytes, fake.estimated = estimated_bytes(model), True
         return [fake]
     model.to(fake.device)
     return [fake, _integers(f"{name}, integers", packed, source, name)]
@@ -178,7 +179,7 @@ def _other(options: argparse.Namespace, name: str, file: Path) -> Implementation
     if not isinstance(model, VisionTransformer) or _rule_of(model) is None:
         return TorchImplementation(name, model, str(file))
     fake, *integers = _quantized(name, model, str(file))
-    fake.name, fake.bytes = name, integers[0].bytes if integers else None
+    fake.name, fake.bytes = name, integers[0].bytes if integers else fake.bytes
     return fake
 
 

@@ -94,7 +94,7 @@ def _figures(report: Json) -> str:
             (
                 row["name"], _percent(accuracy["top1"]), _percent(accuracy["top5"]), _percent(row["precision"]),
                 _percent(row["recall"]), _percent(row["f1"]), _percent(row["calibration_error"]),
-                f"{row['parameters']:,}", "" if row["bytes"] is None else f"{row['bytes']:,}",
+                f"{row['parameters']:,}", size_text(row),
             )
         )  # fmt: skip
     columns = (
@@ -102,6 +102,11 @@ def _figures(report: Json) -> str:
         "parameters", "bytes",
     )  # fmt: skip
     return "<h2>Figures</h2>" + _table(columns, rows)
+
+
+def size_text(row: Json) -> str:
+    """The size of a row of figures, with a sign where it is an estimate."""
+    return "" if row["bytes"] is None else f"{'about ' if row['bytes_estimated'] else ''}{row['bytes']:,}"
 
 
 def _agreement(report: Json) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tvhil.models import Preprocessing
+    from tvhil.models import Preprocessing, VisionTransformer
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.floating[Any]]
@@ -42,6 +42,7 @@ class Implementation:
         preprocessing: how its images are made; None where the model file does not say.
         parameters: of the model.
         bytes: of the model as it is stored; None where the same model is stored by another implementation.
+        estimated: whether `bytes` is an estimate, of a model that cannot be packed.
         prefix_tokens: tokens before those of the patches.
         pooled: whether the answer is read from the mean of the patches instead of the class token.
     """
@@ -55,6 +56,7 @@ class Implementation:
     preprocessing: Preprocessing | None
     parameters: int
     bytes: int | None
+    estimated: bool = False
     prefix_tokens: int
     pooled: bool
 
@@ -271,6 +273,30 @@ class Answers:
             self.top1.append(answer)
             self.confidence.append(float(p[answer]))
             self.rank.append(-1 if label is None else rank_of(row, label))
+
+
+def estimated_bytes(model: VisionTransformer) -> int:
+    """Size of a fake-quantized model that the format cannot hold, if it could.
+
+    Trits at five a byte, 8-bit weights at one, four bytes for each output channel of a quantized layer and for each
+    parameter that keeps full precision, one for each value of the position embedding.
+    """
+    from tvhil.quantization import quantization_of
+    from tvhil.quantization.layers import TernaryLayerNorm, TernaryLinear
+
+    quantization = quantization_of(model)
+    per_byte = 1 if quantization is not None and quantization.ternarizer.startswith("int8") else 5
+    total = model.pos_embed.numel()
+    for module in model.modules():
+        own = [p for name, p in module.named_parameters(recurse=False) if name in ("weight", "bias")]
+        if isinstance(module, TernaryLinear):
+            rows = module.out_features
+            total += rows * (-(-module.in_features // per_byte) + 4)
+        elif isinstance(module, TernaryLayerNorm):
+            total += sum(-(-p.numel() // per_byte) for p in own)
+        else:
+            total += 4 * sum(p.numel() for p in own)
+    return total
 
 
 def check_same_classes(implementations: Sequence[Implementation]) -> None:

@@ -106,6 +106,7 @@ def figures(measurement: Measurement, index: int) -> Json:
         "file": model.source,
         "parameters": model.parameters,
         "bytes": model.bytes,
+        "bytes_estimated": model.estimated,
         "accuracy": {"top1": None, "top5": None},
         **dict.fromkeys(
             ("precision", "recall", "f1", "calibration_error", "per_class", "confusion", "most_confused", "calibration")
