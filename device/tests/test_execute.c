@@ -270,6 +270,8 @@ static void test_the_image_may_lie_in_the_stream_behind_its_lead(void) {
     CHECK(tvit_load(&model, m.file, m.bytes, NULL) == TVIT_OK, "at the lead");
     running_model r;
     running_start(&r, &m, 0x55);
+    // Even closer, as the loader would not accept it: rows without padding are shorter than the lead.
+    r.file.offsets[P_IMAGE] = r.file.offsets[P_STREAM] + 16;
     memcpy(tvit_tensor_data(&r.context, P_IMAGE), image, PIECE_PIXELS);
     CHECK(tvit_run(&r.context, ALL, NULL, NULL) == TVIT_OK, "run");
     CHECK(memcmp(tvit_tensor_data(&r.context, P_LOGITS), expected, sizeof expected) == 0, "the copy of the image");
