@@ -200,6 +200,8 @@ def _dataset(options: argparse.Namespace, model: Implementation) -> Dataset:
     )  # fmt: skip
     if not len(dataset):
         raise InputError(f"{options.dataset} holds no image")
+    if options.limit is None:
+        dataset = dataset.draw(len(dataset), options.seed)  # classes in turn, so that a part stands for the whole
     if len(dataset.class_names) != model.classes:
         notice(f"the data has {len(dataset.class_names)} classes, the model {model.classes}: accuracy is not measured")
     return dataset
