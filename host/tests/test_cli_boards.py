@@ -22,6 +22,7 @@ from tvhil.evaluation.journal import read_journal
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.random_vit import random_vit
 from tvhil.prediction import operators
+from tvhil.prediction.memory import arena_bytes
 
 BOARDS = [
     "native",
@@ -90,7 +91,7 @@ def test_digits_run_bit_exact_and_the_report_has_every_figure(board, model_file,
     assert report["dataset"]["images"] == 6
     assert report["model"]["sha256"] == model.sha256
     arena = report["memory"]["arena"]
-    assert arena["measured"] == arena["predicted"] == model.plan.arena_bytes
+    assert arena["measured"] == arena["predicted"] == arena_bytes(model, "portable")
     assert 0 < report["memory"]["stack"]["measured"] < report["memory"]["stack"]["limit"]
     assert report["link"]["bytes_sent"] > 6 * 64
     layers = report["latency"]["layers"]
@@ -247,7 +248,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_built(board_fil
         assert run(*arguments, "--board", board, *extra) == ExitCode.BAD_INPUT
         error = capsys.readouterr().err
         assert f"the file needs {model.file_bytes:,} bytes, tiny has 1,000" in error
-        assert f"the arena needs {model.plan.arena_bytes:,} bytes, tiny has 2,048" in error
+        assert f"the arena needs {arena_bytes(model, 'portable'):,} bytes, tiny has 2,048" in error
 
 
 def test_a_board_that_never_answers_is_a_clear_time_out(board_file, model_file, tmp_path, capsys):
@@ -336,7 +337,7 @@ def test_predict_writes_the_keys_of_a_report(model_file, tmp_path):
     assert report["latency"]["unit"] == "instructions"
     assert report["latency"]["predicted"] == pytest.approx(sum(row["predicted"] for row in report["latency"]["layers"]))
     assert report["latency"]["measured"] is None
-    assert report["memory"]["arena"]["predicted"] == read_model(model_file).plan.arena_bytes
+    assert report["memory"]["arena"]["predicted"] == arena_bytes(read_model(model_file), "portable")
     assert report["logits"]["bit_exact"] is None
 
 
@@ -371,7 +372,7 @@ def test_doctor_finds_this_installation_sound(tmp_path):
     assert found["cc"]["needed_for"].startswith("board")
 
 
-@pytest.mark.parametrize("codec", ["base3", "2bit"])
+@pytest.mark.parametrize("codec", ["base3", "2bit", "gaps"])
 def test_an_untrained_model_is_packed_the_same_from_the_same_seed(codec, tmp_path):
     for name in ("a", "b"):
         arguments = ["--arch", "vit_digits", "--untrained", "--seed", 3, "--codec", codec, "-o", tmp_path / name]

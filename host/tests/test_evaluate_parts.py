@@ -29,6 +29,8 @@ from tvhil.evaluation.run import Input
 from tvhil.evaluation.sensitivity import layers_of, sensitivity, ternary_layer
 from tvhil.evaluation.training_log import find_logs, read_log
 from tvhil.packing import pack_vit, read_model
+from tvhil.packing.random_vit import random_vit
+from tvhil.packing.schedule import Schedule
 from tvhil.quantization import QuantizationConfig, quantize_model, random_model, to_integer
 from tvhil.quantization.ternarizers import twn
 
@@ -92,6 +94,19 @@ def test_the_integer_predictors_attention_is_close_to_that_of_real_arithmetic(te
             np.testing.assert_allclose(b.sum(-1), 1, rtol=1e-12)
             assert np.abs(a - b).max() < 0.02
         assert attention_map(integers, image).shape == (4, 4)
+
+
+def test_attention_is_the_same_of_layers_in_pieces():
+    vit = random_vit(4, image_size=(20, 20), depth=2)
+    schedule = Schedule(heads_split=True, attention_groups=2, mlp_passes=2)
+    whole, pieces = (
+        IntegerImplementation("i", read_model(pack_vit(vit, schedule=s)), None, "f") for s in (None, schedule)
+    )
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 1)).astype(np.uint8)
+    maps = pieces.attention(image)
+    assert [layer.shape for layer in maps] == [(2, 26, 26)] * 2
+    for a, b in zip(whole.attention(image), maps, strict=True):
+        assert (a == b).all()
 
 
 def test_integers_and_fake_quantized_torch_give_the_same_real_logits(ternary):

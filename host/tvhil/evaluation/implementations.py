@@ -187,19 +187,23 @@ class IntegerImplementation(Implementation):
         """The probabilities that the integer softmax makes, each row divided by its sum."""
         last = max(i for i, op in enumerate(self.tvit.operators) if op.kind is OpKind.ATTENTION)
         values: dict[int, npt.NDArray[Any]] = {}
-        maps = []
+        maps: dict[str, list[npt.NDArray[np.float64]]] = {}  # of each layer; its heads may be several operators
         outputs = self.predictor.trace(image, last)
         for op, output in zip(self.tvit.operators, outputs, strict=False):
             if op.kind is OpKind.ATTENTION:
-                heads = op["heads"]
                 q, k = (
-                    values[t].astype(np.float32).reshape(len(values[t]), heads, -1).swapaxes(0, 1)
-                    for t in op.inputs[:2]
+                    values[read.tensor][read.slices]
+                    .astype(np.float32)
+                    .reshape(read.rows, op["heads"], -1)
+                    .swapaxes(0, 1)
+                    for read in self.tvit.attention_inputs(op)[:2]
                 )
                 p = softmax_probabilities(q @ k.swapaxes(1, 2), op["score_shift"], op["exp_multiplier"])
-                maps.append(p / p.sum(-1, keepdims=True, dtype=np.float64))
-            values[output.tensor] = output.values
-        return maps
+                maps.setdefault(op.name, []).append(p / p.sum(-1, keepdims=True, dtype=np.float64))
+            tensor = self.tvit.tensors[output.tensor]
+            whole = values.setdefault(output.tensor, np.zeros((tensor.rows, tensor.columns), tensor.dtype.numpy))
+            whole[output.region.slices] = output.values
+        return [np.concatenate(heads) for heads in maps.values()]
 
 
 class DeviceImplementation(Implementation):
