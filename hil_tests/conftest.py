@@ -19,6 +19,7 @@ from tvhil.evaluation.session import open_device
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.format import ScaleMode
 from tvhil.packing.random_vit import random_vit
+from tvhil.packing.schedule import Schedule
 from tvhil.packing.trits import Codec
 
 DEFAULT_BOARDS = ("native", "qemu-xtensa", "qemu-xtensa-pie", "lx7sim")
@@ -27,6 +28,11 @@ DEFAULT_BOARDS = ("native", "qemu-xtensa", "qemu-xtensa-pie", "lx7sim")
 MODELS = {
     "static_base3": lambda: pack_vit(random_vit(11, embed_dim=48, heads=3, depth=2, mlp_dim=100), Codec.BASE3),
     "static_gaps": lambda: pack_vit(random_vit(14, embed_dim=64, heads=2, depth=2, mlp_dim=130), Codec.GAPS),
+    "pieces_gaps": lambda: pack_vit(
+        random_vit(15, image_size=(24, 24), embed_dim=64, heads=4, depth=1, mlp_dim=200),
+        Codec.GAPS,
+        schedule=Schedule(heads_split=True, attention_groups=2, mlp_passes=2, fc1_chunks=2, fc1_groups=2),
+    ),
     "per_token_2bit": lambda: pack_vit(
         random_vit(
             12, image_size=(24, 16), channels=3, patch_size=8, embed_dim=32, depth=1, prefix_tokens=2,
