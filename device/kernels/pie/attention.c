@@ -53,6 +53,9 @@ AT(WORK_HEAD_DIM, head_dim);
 AT(WORK_SUMS, sums);
 AT(WORK_OUTPUT, output);
 AT(WORK_OUT_SHIFT, out_shift);
+AT(WORK_KEY_RUNS, key_runs);
+AT(WORK_RUN_KEYS, run_keys);
+AT(WORK_FILLED * 16, qacc);
 _Static_assert(sizeof(tvit_attention_work) == WORK_BYTES, "attention_work.h");
 _Static_assert(WORK_EXP_HALF == sizeof(tvit_lanes[7]), "attention_work.h");
 
@@ -65,11 +68,6 @@ typedef struct {
     int8_t *padded_keys; // of one head, where head_dim is no multiple of 16; NULL otherwise
     uint32_t blocks;
 } attention;
-
-static void fill(int16_t *lanes, int32_t value) {
-    for (uint32_t i = 0; i < 8; i++)
-        lanes[i] = (int16_t)value;
-}
 
 // QACC with one value in its lanes of 20 bits.
 static void fill_qacc(uint32_t *words, int32_t value) {
@@ -101,22 +99,34 @@ static void start(attention *a, const tvit_attention_args *args, uint8_t *scratc
     w->scores[1] = w->scores[0] + rows + spare;
     w->queries = (int8_t *)(w->scores[1] + rows + spare);
     w->sums = w->scores[1][0];
-    for (uint32_t half = 0; half < 2; half++) {
-        fill(w->exp[half].minus_factor, -args->exp_multiplier);
-        fill(w->exp[half].c3, 3803);
-        fill(w->exp[half].c2, -11334);
-        fill(w->exp[half].c1, 16384);
-        fill(w->exp[half].c4, -661);
-        fill(w->exp[half].one, 1);
-    }
-    fill(w->fraction_mask, 0x7fe0);
-    memset(w->bytes_80, 0x80, sizeof w->bytes_80);
-    memset(w->bytes_01, 1, sizeof w->bytes_01);
-    memset(w->minus_127, -127, sizeof w->minus_127);
-    fill(w->lowest, -32767);
-    const uint32_t half = args->out_shift - 1, factor = half < 14 ? half : 14;
-    fill(w->rounding[0], 1 << factor);
-    fill(w->rounding[1], 1 << (half - factor));
+    const int32_t m = args->exp_multiplier, half = (int32_t)args->out_shift - 1, factor = half < 14 ? half : 14;
+    // Where the highest score is at least `low`, a score of -32768 instead of -32767 changes no exponential.
+    const int32_t zero_from = (15 * 1024 * 32768 + m - 1) / m, low = m < SMALLEST_MULTIPLIER ? 0 : zero_from - 32767;
+    const int16_t values[WORK_FILLED] = {
+        3803,
+        -11334,
+        16384,
+        -661,
+        1,
+        0,
+        (int16_t)-m, // exp[0]
+        3803,
+        -11334,
+        16384,
+        -661,
+        1,
+        0,
+        (int16_t)-m, // exp[1]
+        1 << factor,
+        1 << (half - factor), // rounding
+        (int16_t)0x8181,
+        -32767,
+        (int16_t)low,
+        0x7fe0,
+        (int16_t)0x8080,
+        0x0101,
+    };
+    tvit_attention_fill_pie(values, w, WORK_FILLED);
     w->out_shift = args->out_shift - 8;
     w->out_multiplier = args->out_multiplier;
     // |s|^2 <= squares of the query * 127^2 * head_dim < 2^38 puts scores into 20 bits, in any order of the sum.
@@ -132,10 +142,10 @@ static void start(attention *a, const tvit_attention_args *args, uint8_t *scratc
     w->powers = (const uint16_t(*)[2])powers;
     w->target = (4128 - (args->tokens + 1) / 2) << 19;
     w->key_step = a->padded_keys ? 0 : 16 * (args->k_columns - args->head_dim);
+    w->key_runs = w->key_step || blocks == 1 ? blocks - 1 : 1;
+    w->run_keys = w->key_step ? 16 : 16 * (blocks - 1);
+    w->lanes = 0;
     w->value_step = 16 * args->v_columns;
-    // Where the highest score is at least this, a score of -32768 instead of -32767 changes no exponential.
-    const int32_t m = args->exp_multiplier, zero_from = (15 * 1024 * 32768 + m - 1) / m;
-    fill(w->low, m < SMALLEST_MULTIPLIER ? 0 : zero_from - 32767);
     if (team->part + 1 == team->parts) tvit_softmax_powers_pie(powers);
 }
 
@@ -160,8 +170,8 @@ static void turn_keys(const attention *a, uint32_t head, uint32_t block) {
 
 // The scores of one row, of any size.
 static void wide_row(tvit_attention_work *w, const int8_t *key, uint32_t row) {
-    for (uint32_t i = 0; i < (w->narrow ? 8 : 16); i++) {
-        const int8_t *query = w->queries + (w->narrow ? 2 * i + 1 : i);
+    for (uint32_t i = 0; i < (w->lanes <= 8 ? 8 : 16); i++) {
+        const int8_t *query = w->queries + (w->lanes <= 8 ? 2 * i + 1 : i);
         int32_t s = 0;
         for (uint32_t d = 0; d < w->padded_dim; d++)
             s += query[16 * d] * key[d];
@@ -189,7 +199,7 @@ static void wide_scores(tvit_attention_work *w) {
 
 // Scores that are too low for the exponential to be 0: -32768 becomes -32767, distances end at 32767.
 static void clamp_scores(tvit_attention_work *w) {
-    for (uint32_t half = 0; half < (w->narrow ? 1 : 2); half++) {
+    for (uint32_t half = 0; half < (w->lanes <= 8 ? 1 : 2); half++) {
         tvit_lanes lowest __attribute__((aligned(16)));
         for (uint32_t i = 0; i < 8; i++) {
             const int32_t highest = w->exp[half].highest[i];
@@ -203,7 +213,7 @@ static void clamp_scores(tvit_attention_work *w) {
 static void shallow_outputs(const tvit_attention_work *w) {
     const uint32_t shift = w->out_shift + 8;
     const int32_t half = 1 << (shift - 1);
-    const uint32_t lanes = w->narrow ? 8 : 16;
+    const uint32_t lanes = w->lanes <= 8 ? 8 : 16;
     for (uint32_t d = 0; d < w->head_dim; d++)
         for (uint32_t i = 0; i < lanes; i++) {
             const int32_t o = (w->sums[lanes * d + i] * w->w[i / 8][i % 8] + half) >> shift;
@@ -226,6 +236,16 @@ static const steps wide_steps = {tvit_attention_load_queries_pie, tvit_attention
                                    tvit_softmax_narrow_pie, tvit_attention_narrow_values_pie,
                                    tvit_attention_narrow_outputs_pie};
 
+// How many queries the next block has.
+static void set_lanes(tvit_attention_work *w, uint32_t lanes) {
+    if (lanes == w->lanes) return;
+    w->lanes = lanes;
+    const uint32_t step = lanes <= 8 ? 2 : 1;
+    memset(w->padding, 0, sizeof w->padding);
+    for (uint32_t i = lanes; i < 16 / step; i++)
+        w->padding[step * i + step - 1] = 0xff;
+}
+
 static void attend(const attention *a, uint32_t head, uint32_t block) {
     const tvit_attention_args *args = a->args;
     tvit_attention_work *w = a->work;
@@ -237,12 +257,8 @@ static void attend(const attention *a, uint32_t head, uint32_t block) {
     w->values = block_of((int8_t *)args->v, args->v_columns, 0, column);
     w->last_values = w->values + w->full_blocks * w->value_step;
     w->output = block_of(args->output, args->output_columns, block, column);
-    const uint32_t lanes = block == w->full_blocks ? w->tail_keys : 16, step = lanes <= 8 ? 2 : 1;
-    w->narrow = lanes <= 8;
-    memset(w->padding, 0, sizeof w->padding);
-    for (uint32_t i = lanes; i < 16 / step; i++)
-        w->padding[step * i + w->narrow] = 0xff;
-    const steps *run = w->narrow ? &narrow_steps : &wide_steps;
+    set_lanes(w, block == w->full_blocks ? w->tail_keys : 16);
+    const steps *run = w->lanes <= 8 ? &narrow_steps : &wide_steps;
     uint32_t low = 0;
     if (run->load_queries(w, q))
         wide_scores(w);

@@ -46,6 +46,16 @@
     bnez a6, .Ltile
     kernel_return
 
+    /* a2 values, a3 to, a4 vectors */
+    kernel_function tvit_attention_fill_pie
+    kernel_enter
+    loop a4, .Lfilled
+    ee.vldbc.16.ip q0, a2, 2
+    nop
+    ee.vst.128.ip q0, a3, 16
+.Lfilled:
+    kernel_return
+
     /* a2 from, a3 to, a4 vectors */
     kernel_function tvit_attention_copy_pie
     kernel_enter
@@ -90,15 +100,22 @@
 .Lqueries\@:
     .else
     srli a7, a6, 1
-    loopnez a7, .Lpairs\@
+    addi a7, a7, -1
+    bltz a7, .Lodd\@
     ee.vld.128.ip q0, a3, 16
     ee.vld.128.ip q1, a3, 16
-    ee.vmulas.s8.qacc q0, q0
+    loopnez a7, .Lpairs\@
     ee.vst.128.ip q0, a5, 16
-    ee.vmulas.s8.qacc q1, q1
+    ee.vmulas.s8.qacc.ld.ip q0, a3, 16, q0, q0
     ee.vst.128.ip q1, a5, 16
+    ee.vmulas.s8.qacc.ld.ip q1, a3, 16, q1, q1
 .Lpairs\@:
+    ee.vst.128.ip q0, a5, 16
+    ee.vmulas.s8.qacc q0, q0
+    ee.vst.128.ip q1, a5, 16
+    ee.vmulas.s8.qacc q1, q1
     bbci a6, 0, .Leven\@
+.Lodd\@:
     ee.vld.128.ip q0, a3, 16
     nop
     ee.vmulas.s8.qacc q0, q0

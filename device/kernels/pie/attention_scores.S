@@ -5,8 +5,8 @@
  * The queries [padded_dim][16] stream through q0 and q1, fused into the MACs; the 16 dimensions of a key in q2 or q3 are
  * their scalars. Of each key: padded_dim MACs, a load for 16 of them, one slot to clear QACC, 18 to take the int16 scores
  * out of the 20-bit lanes, two stores with the maximum fused. The queries' first two rows lie again behind the last, so
- * that the last two MACs of a key load what the first two of the next one multiply. For 64 dimensions: 89 slots, one
- * cycle for a loop that is longer than the loop buffer.
+ * that the last two MACs of a key load what the first two of the next one multiply. For 64 dimensions: 89 slots, and for
+ * every other key a cycle for the loop, which is longer than the loop buffer.
  *
  * Rows come in the order in which the values' loop wants them (attention_values.S): where the tokens are odd, one of no
  * key; the keys of the last block, last to first; the other blocks.
@@ -53,6 +53,16 @@
     .endif
 .endm
 
+.macro key64 narrow
+    ee.vld.128.ip q2, a3, 16
+    ee.zero.qacc
+    mac16_load q2, q3
+    mac16_load q3, q2
+    mac16_load q2, q3
+    mac16 q3
+    finish_key \narrow
+.endm
+
 /* a2 work */
 .macro scores name, narrow
     kernel_function \name
@@ -68,8 +78,8 @@
     .endif
     movi a8, 8
     movi a9, 0
-    addmi a11, a2, 512
-    addi a11, a11, WORK_LOWEST - 512
+    addmi a11, a2, 256
+    addi a11, a11, WORK_LOWEST - 256
     ee.vld.128.ip q4, a11, 0
     ee.vld.128.ip q5, a11, 0
     addmi a10, a2, 256
@@ -90,7 +100,7 @@
     slli a11, a11, 1
     neg a11, a11 /* from a key's end to the one before */
     l32i a15, a2, WORK_TAIL_KEYS
-    l32i a14, a2, WORK_FULL_BLOCKS
+    l32i a14, a2, WORK_KEY_RUNS
     movi a13, -128
     sub a13, a13, a11
     bnez a13, .Lany_dim\@
@@ -102,23 +112,26 @@
     wsr.lend a13
     .begin no-transform
     addi a15, a15, -1
-    wsr.lcount a15
+    srli a12, a15, 1
+    wsr.lcount a12
+    mov a12, a4
     l32i a13, a2, WORK_KEY_STEP
-    movi a15, 15
     isync
+    bbci a15, 0, .Lodd_keys64\@
     j .Lkey64\@
+.Lodd_keys64\@:
+    j .Lsecond_key64\@
     .balign 4
 .Lkey64\@:
-    ee.vld.128.ip q2, a3, 16
-    ee.zero.qacc
-    mac16_load q2, q3
-    mac16_load q3, q2
-    mac16_load q2, q3
-    mac16 q3
-    finish_key \narrow
+    key64 \narrow
+.Lsecond_key64\@:
+    key64 \narrow
 .Lkey64_end\@:
     beqz a14, .Lend\@
     addi a14, a14, -1
+    l32i a15, a2, WORK_RUN_KEYS
+    srli a15, a15, 1
+    addi a15, a15, -1
     wsr.lcount a15
     add a3, a3, a13
     isync
@@ -143,7 +156,7 @@
     bnez a15, .Lkey\@
     beqz a14, .Lend\@
     addi a14, a14, -1
-    movi a15, 16
+    l32i a15, a2, WORK_RUN_KEYS
     l32i a9, a2, WORK_KEY_STEP
     add a3, a3, a9
     movi a9, 0
@@ -153,8 +166,8 @@
     j .Lkey\@
 
 .Lend\@:
-    addmi a4, a2, 512
-    addi a4, a4, WORK_LOW - 512
+    addmi a4, a2, 256
+    addi a4, a4, WORK_LOW - 256
     ee.vld.128.ip q0, a4, 0
     addi a3, a2, WORK_EXP + WORK_HIGHEST
     ee.vst.128.ip q4, a3, WORK_EXP_HALF

@@ -157,8 +157,8 @@
     /* a2 work */
     kernel_function tvit_attention_outputs_pie
     kernel_enter
-    addmi a4, a2, 256
-    addi a4, a4, WORK_W - 256
+    addmi a4, a2, 512
+    addi a4, a4, WORK_W - 512
     ee.vld.128.ip q2, a4, 16
     ee.vld.128.ip q3, a4, WORK_ROUNDING - WORK_W - 16
     ee.vld.128.ip q4, a4, 16
@@ -167,32 +167,20 @@
     l32i a5, a2, WORK_OUTPUT
     l32i a6, a2, WORK_OUT_SHIFT
     l32i a7, a2, WORK_HEAD_DIM
-    addi a5, a5, -16
+    movi a8, 0 /* an iteration stores the outputs of the one before; the first something that the second replaces */
     ee.vld.128.ip q0, a3, 16
     ee.vld.128.ip q1, a3, 16
-    addi a7, a7, -1
+    loop a7, .Loutputs
     ee.zero.qacc
-    ee.vmulas.s16.qacc q4, q5
-    ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
-    addi a5, a5, 16
-    ee.srcmb.s16.qacc q6, a6, 0
-    ee.zero.qacc
-    ee.vmulas.s16.qacc q4, q5
-    ee.vmulas.s16.qacc.ld.ip q1, a3, 16, q1, q3
-    nop
-    ee.srcmb.s16.qacc q7, a6, 0
-    ee.vunzip.8 q6, q7
-    loopnez a7, .Loutputs
-    ee.vld.128.ip q6, a4, 0
-    ee.zero.qacc
-    ee.vmulas.s16.qacc q4, q5
+    ee.vmulas.s16.qacc.ld.ip q6, a4, 0, q4, q5
     ee.vmulas.s16.qacc.ld.ip q0, a3, 16, q0, q2
     ee.vmax.s8 q7, q7, q6
+    ee.vst.128.xp q7, a5, a8
     ee.srcmb.s16.qacc q6, a6, 0
     ee.zero.qacc
     ee.vmulas.s16.qacc q4, q5
     ee.vmulas.s16.qacc.ld.ip q1, a3, 16, q1, q3
-    ee.vst.128.ip q7, a5, 16
+    movi a8, 16
     ee.srcmb.s16.qacc q7, a6, 0
     ee.vunzip.8 q6, q7
 .Loutputs:
@@ -205,8 +193,8 @@
     /* a2 work: the same for eight queries, 7 slots. */
     kernel_function tvit_attention_narrow_outputs_pie
     kernel_enter
-    addmi a4, a2, 256
-    addi a4, a4, WORK_W - 256
+    addmi a4, a2, 512
+    addi a4, a4, WORK_W - 512
     ee.vld.128.ip q2, a4, WORK_ROUNDING - WORK_W
     ee.vld.128.ip q4, a4, 16
     ee.vld.128.ip q5, a4, 16

@@ -3,8 +3,8 @@
  * What the steps of attention on sixteen queries share (attention.c): constants, vectors with a lane a query, and
  * where the memory of the step lies. Vectors come in pairs: queries 0 to 7, then 8 to 15.
  *
- * Steps for eight queries ("narrow") have a query in each odd lane of 20 bits: EE.SRCMB.S16.QACC, which sees two lanes as
- * one of 40 bits, hands out 16 bits of an odd lane in one slot.
+ * Steps for eight queries ("narrow") have a query in each odd lane of 20 bits: EE.SRCMB.S16.QACC, which sees two lanes
+ * as one of 40 bits, hands out 16 bits of an odd lane in one slot.
  */
 #ifndef TVIT_ATTENTION_WORK_H
 #define TVIT_ATTENTION_WORK_H
@@ -13,16 +13,17 @@
 #define WORK_EXP 0             /* [2][7][8] constants of the exponential in the order of their use */
 #define WORK_EXP_HALF 112      /* bytes of one half's */
 #define WORK_HIGHEST 80        /* in a half's: the highest score of each query */
-#define WORK_FRACTION_MASK 224 /* 0x7fe0 */
-#define WORK_BYTES_80 240      /* 0x80 in each byte */
-#define WORK_BYTES_01 256      /* 1 in each byte */
-#define WORK_QACC 272          /* 48 bytes for QACC */
-#define WORK_W 320             /* [2][8] */
-#define WORK_Z 352             /* [2][8] */
-#define WORK_ROUNDING 384      /* [2][8]: two factors of 2^(out_shift-1) */
-#define WORK_MINUS_127 416     /* bytes */
-#define WORK_LOWEST 432        /* -32767 */
-#define WORK_LOW 448           /* below it a highest score needs care */
+#define WORK_ROUNDING 224      /* [2][8]: two factors of 2^(out_shift-1) */
+#define WORK_MINUS_127 256     /* bytes */
+#define WORK_LOWEST 272        /* -32767 */
+#define WORK_LOW 288           /* below it a highest score needs care */
+#define WORK_FRACTION_MASK 304 /* 0x7fe0 */
+#define WORK_BYTES_80 320      /* 0x80 in each byte */
+#define WORK_BYTES_01 336      /* 1 in each byte */
+#define WORK_FILLED 22         /* vectors up to here, each of one 16-bit value */
+#define WORK_QACC 352          /* 48 bytes for QACC */
+#define WORK_W 400             /* [2][8] */
+#define WORK_Z 432             /* [2][8] */
 #define WORK_PADDING 464       /* bytes: 0xff in the lanes behind the last token */
 #define WORK_BOUND 480         /* 48 bytes, QACC: minus the bound of a query's squares */
 #define WORK_DIVISION 528      /* [2][3][8] uint32: sums of exponentials, r, delta */
@@ -32,11 +33,11 @@
 #define WORK_NO_ROW 732        /* 1 where the first row belongs to no key */
 #define WORK_QUERIES 736       /* pointer, [padded_dim + 2][16] */
 #define WORK_PADDED_DIM 740
-#define WORK_KEYS 744          /* pointer to the keys: blocks of [16][padded_dim] */
-#define WORK_KEY_STEP 748      /* bytes from the end of a block of keys to the next block */
-#define WORK_LAST_KEY 752      /* pointer to the last key */
-#define WORK_FULL_BLOCKS 756   /* blocks of 16 keys before the last */
-#define WORK_TAIL_KEYS 760     /* keys of the last block, 1 ... 16 */
+#define WORK_KEYS 744        /* pointer to the keys: blocks of [16][padded_dim] */
+#define WORK_KEY_STEP 748    /* bytes from the end of a run of keys to the next run */
+#define WORK_LAST_KEY 752    /* pointer to the last key */
+#define WORK_FULL_BLOCKS 756 /* blocks of 16 keys before the last */
+#define WORK_TAIL_KEYS 760   /* keys of the last block, 1 ... 16 */
 #define WORK_SCORE_SHIFT 764
 #define WORK_POWERS 768 /* pointer to [32][32] pairs of powers of two */
 #define WORK_TARGET 772 /* target << 19 */
@@ -48,7 +49,9 @@
 #define WORK_SUMS 796      /* pointer to [head_dim][16] int16 */
 #define WORK_OUTPUT 800    /* pointer to [head_dim][16] int8 */
 #define WORK_OUT_SHIFT 804 /* less 8 */
-#define WORK_BYTES 816
+#define WORK_KEY_RUNS 808  /* runs of keys that lie one after the other, before those of the last block */
+#define WORK_RUN_KEYS 812  /* keys of each */
+#define WORK_BYTES 832
 
 #ifndef __ASSEMBLER__
 
@@ -60,12 +63,9 @@ typedef struct {
     struct {
         tvit_lanes c3, c2, c1, c4, one, highest, minus_factor; // 3803, -11334, 16384, -661, 1
     } exp[2];
-    tvit_lanes fraction_mask;
-    uint8_t bytes_80[16], bytes_01[16];
+    tvit_lanes rounding[2], minus_127, lowest, low, fraction_mask, bytes_80, bytes_01;
     uint32_t qacc[12];
-    tvit_lanes w[2], z[2], rounding[2];
-    int8_t minus_127[16];
-    tvit_lanes lowest, low;
+    tvit_lanes w[2], z[2];
     uint8_t padding[16];
     uint32_t bound[12], division[2][3][8];
     int16_t (*scores[2])[8];
@@ -82,7 +82,7 @@ typedef struct {
     uint32_t value_step, head_dim;
     int16_t *sums;
     int8_t *output;
-    uint32_t out_shift, narrow;
+    uint32_t out_shift, key_runs, run_keys, lanes;
 } __attribute__((aligned(16))) tvit_attention_work;
 
 // 2^(15-n) for two rows of scores at once, shared by the parts; a part's work, scores, queries and sums.
@@ -94,6 +94,9 @@ uint32_t tvit_attention_part_bytes_pie(uint32_t tokens, uint32_t head_dim); // b
 
 // A block of keys [dims][16], dims a multiple of 16, to [16][dims].
 void tvit_attention_transpose_pie(const int8_t *block, int8_t *keys, uint32_t dims);
+
+// `vectors` vectors, each of one of the values.
+void tvit_attention_fill_pie(const int16_t *values, void *to, uint32_t vectors);
 
 // `vectors` of 16 bytes.
 void tvit_attention_copy_pie(const int8_t *from, int8_t *to, uint32_t vectors);

@@ -190,7 +190,7 @@
 .Ldivided\@:
 .endm
 
-/* w = min((out_multiplier + z / 2) / z, 32767) of a8 queries: a4 w, a5 z. */
+/* w = min((out_multiplier + z / 2) / z, 32767) of a8 queries: a4 w - 2, a5 z. Ahead of the last z lies another word. */
 .macro weights
     l32i a6, a2, WORK_OUT_MULTIPLIER
     movi a7, 1
@@ -198,15 +198,17 @@
     addi a7, a7, -1
     l16ui a3, a5, 0
     nop
-    loop a8, .Lweights\@
     srli a9, a3, 1
     add a9, a9, a6
-    quou a9, a9, a3
+    loop a8, .Lweights\@
+    quou a10, a9, a3
     addi a5, a5, 2
     l16ui a3, a5, 0
-    minu a9, a9, a7
-    s16i a9, a4, 0
     addi a4, a4, 2
+    srli a9, a3, 1
+    add a9, a9, a6
+    minu a10, a10, a7
+    s16i a10, a4, 0
 .Lweights\@:
 .endm
 
@@ -277,7 +279,8 @@
 .Lno_row:
     ssai 19
     addmi a4, a2, 256
-    ee.vld.128.ip q6, a4, 0 /* WORK_BYTES_01 */
+    addi a4, a4, WORK_BYTES_01 - 256
+    ee.vld.128.ip q6, a4, 0
     ee.zero.qacc
     addi a7, a5, -16
     l32i a8, a2, WORK_ROWS
@@ -309,11 +312,12 @@
     movi a8, 8
     movi a9, 0
     lanes_to_i16 q0, q1, a9, nop, nop
-    addmi a4, a2, 256
-    addi a4, a4, WORK_W - 256
+    addmi a4, a2, 512
+    addi a4, a4, WORK_W - 512
     addi a5, a4, WORK_Z - WORK_W
     ee.vst.128.ip q0, a5, 16
     ee.vst.128.ip q1, a5, -16
+    addi a4, a4, -2
     movi a8, 16
     weights
     kernel_return
@@ -352,7 +356,8 @@
 .Lno_narrow_row:
     ssai 11
     addmi a4, a2, 256
-    ee.vld.128.ip q6, a4, 0 /* WORK_BYTES_01 */
+    addi a4, a4, WORK_BYTES_01 - 256
+    ee.vld.128.ip q6, a4, 0
     ee.zero.qacc
     addi a7, a5, -16
     l32i a8, a2, WORK_ROWS
@@ -373,10 +378,11 @@
     ee.vst.128.ip q1, a7, 16
     movi a8, 20
     ee.srcmb.s16.qacc q0, a8, 0
-    addmi a4, a2, 256
-    addi a4, a4, WORK_W - 256
+    addmi a4, a2, 512
+    addi a4, a4, WORK_W - 512
     addi a5, a4, WORK_Z - WORK_W
     ee.vst.128.ip q0, a5, 0
+    addi a4, a4, -2
     movi a8, 8
     weights
     kernel_return
@@ -394,46 +400,62 @@
 .Lclamped:
     kernel_return
 
-    /* a2 powers */
+    /* a2 powers. The first half of a row varies with its columns, the second is 0 in the low halves of its words. */
     kernel_function tvit_softmax_powers_pie
     kernel_enter
     movi a3, 1
     slli a3, a3, 15
-    movi a4, 32
-    mov a5, a2
-    loop a4, .Lfirst_row
-    s32i a3, a5, 0
-    addi a5, a5, 4
+    .set i, 0
+    .rept 16
+    ee.movi.32.q q0, a3, i & 3
     srli a3, a3, 1
-.Lfirst_row:
-    movi a6, 31
-    addmi a5, a2, 4096
-    addi a5, a5, -128
-    movi a8, 4
-.Lrow:
-    movi a3, 1
-    slli a3, a3, 31
-    ssr a6
-    srl a3, a3
-    srli a3, a3, 8
-    srli a3, a3, 8
-    slli a3, a3, 16
-    ee.movi.32.q q2, a3, 0
-    ee.movi.32.q q2, a3, 1
-    ee.movi.32.q q2, a3, 2
-    ee.movi.32.q q2, a3, 3
-    mov a3, a2
-    loop a8, .Lpowers
-    ee.vld.128.ip q0, a3, 16
-    ee.vld.128.ip q1, a3, 16
-    ee.orq q0, q0, q2
-    ee.orq q1, q1, q2
-    ee.vst.128.ip q0, a5, 16
-    ee.vst.128.ip q1, a5, 16
-.Lpowers:
-    addmi a5, a5, -256
-    addi a6, a6, -1
-    bgez a6, .Lrow
+    .if (i & 3) == 3
+    ee.vst.128.ip q0, a2, 16
+    .endif
+    .set i, i + 1
+    .endr
+    addi a2, a2, -64
+    ee.vld.128.ip q0, a2, 16
+    ee.vld.128.ip q1, a2, 16
+    ee.vld.128.ip q2, a2, 16
+    ee.vld.128.ip q3, a2, -48
+    ee.zero.q q4
+    addmi a2, a2, 32 * 128
+    addi a2, a2, -128 /* the last row */
+    movi a3, 16
+    ssai 1
+    loop a3, .Lzero_rows
+    ee.vst.128.ip q0, a2, 16
+    ee.vst.128.ip q1, a2, 16
+    ee.vst.128.ip q2, a2, 16
+    ee.vst.128.ip q3, a2, 16
+    ee.vst.128.ip q4, a2, 16
+    ee.vst.128.ip q4, a2, 16
+    ee.vst.128.ip q4, a2, 16
+    ee.vst.128.ip q4, a2, -240
+.Lzero_rows:
+    movi a4, 1
+    slli a4, a4, 16
+    .set i, 0
+    .rept 4
+    ee.movi.32.q q4, a4, i
+    .set i, i + 1
+    .endr
+    loop a3, .Lpower_rows
+    ee.orq q5, q0, q4
+    ee.vst.128.ip q5, a2, 16
+    ee.orq q5, q1, q4
+    ee.vst.128.ip q5, a2, 16
+    ee.orq q5, q2, q4
+    ee.vst.128.ip q5, a2, 16
+    ee.orq q5, q3, q4
+    ee.vst.128.ip q5, a2, 16
+    ee.vst.128.ip q4, a2, 16
+    ee.vst.128.ip q4, a2, 16
+    ee.vst.128.ip q4, a2, 16
+    ee.vst.128.ip q4, a2, -240
+    ee.vsl.32 q4, q4
+.Lpower_rows:
     kernel_return
 
     .end no-transform
