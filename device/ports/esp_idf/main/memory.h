@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the arena, the model, the trace and an uploaded model lie.
+#ifndef ESP_IDF_MEMORY_H
+#define ESP_IDF_MEMORY_H
+
+#include "app/port.h"
+
+// Map the model's partition; take the largest block of internal SRAM as the arena, and, where there is PSRAM, room for
+// the trace and an uploaded model there. Fills in the port.
+void memory_find(tvit_port *port);
+
+// For tvit_port: bytes of the internal heap in use, without the arena.
+uint32_t memory_heap_used(void *user);
+
+// What memory_find() saw.
+typedef struct {
+    uint32_t free_before_arena; // bytes of internal SRAM
+    uint32_t psram;             // 0 for none
+    const char *model_error;    // why there is no model mapped, or NULL
+} memory_facts;
+extern memory_facts memory_found;
+
+#endif
