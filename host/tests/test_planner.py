@@ -16,7 +16,7 @@ from tvhil.cli import main
 from tvhil.commands.planning import parse_size
 from tvhil.errors import ExitCode, InputError
 from tvhil.packing import pack_vit, read_model
-from tvhil.packing.format import OpKind, ScaleMode
+from tvhil.packing.format import MAX_OPERATORS, OpKind, ScaleMode
 from tvhil.packing.planner import CACHE_BYTES, NothingFitsError, Work, estimate_cycles, plan
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.schedule import Schedule, channel_chunks, token_groups
@@ -153,6 +153,23 @@ def test_a_refusal_names_the_smallest_arena_what_fills_it_and_what_would_have_to
     assert "a board with PSRAM" in text
     # What it advises helps.
     plan(random_vit(0, **TOY | {"image_size": (36, 36)}), Codec.GAPS, smallest.arena_bytes - 1)
+
+
+def test_a_model_of_many_tokens_is_planned_within_the_operators_that_a_file_may_have():
+    vit = random_vit(0, image_size=(176, 176), depth=6, embed_dim=32, heads=2, mlp_dim=64)  # 1937 tokens
+    _, unlimited = plan(vit, Codec.BASE3)
+    smallest = unlimited.alternatives[-1]
+    assert smallest.operators <= MAX_OPERATORS
+    file, _ = plan(vit, Codec.BASE3, smallest.arena_bytes)
+    assert len(read_model(file).operators) == smallest.operators
+    with pytest.raises(NothingFitsError):
+        plan(vit, Codec.BASE3, smallest.arena_bytes - 16)
+
+
+def test_a_refusal_counts_the_image_under_the_stream_where_that_is_what_fills_the_arena():
+    vit = random_vit(0, image_size=(96, 96), channels=3, patch_size=16, depth=1)
+    with pytest.raises(NothingFitsError, match=r"image 27,648, scratch [\d,]+ alive at patch_embed\.proj"):
+        plan(vit, Codec.BASE3, 10_000)
 
 
 def test_the_arena_of_a_skeleton_is_that_of_the_model():

@@ -293,6 +293,9 @@ class _Judge:
 # --- choosing ------------------------------------------------------------------------------------------------
 
 
+_MOST_OF_HALF = MAX_OPERATORS // 2  # operators of half a block, so that the skeleton of two halves is not refused
+
+
 def _time(alternative: Alternative) -> tuple[float, int, int]:
     return alternative.cycles or 0.0, alternative.arena_bytes, alternative.operators
 
@@ -311,8 +314,12 @@ def _alternatives(judge: _Judge) -> list[Alternative]:
     if vit.scale_mode is ScaleMode.PER_TOKEN or not vit.blocks:
         return [judge.judge(Schedule())]
     # Each half of a block is judged with the other one as small as it can be.
-    attentions = list(attention_candidates(vit))
-    mlps = list(mlp_candidates(vit, judge.codec))
+    attentions = [
+        s for s in attention_candidates(vit) if judge.possible(s) and s.operators(1, vit.heads) < _MOST_OF_HALF
+    ]
+    mlps = [
+        s for s in mlp_candidates(vit, judge.codec) if judge.possible(s) and s.operators(1, vit.heads) < _MOST_OF_HALF
+    ]
     least = _join(attentions[-1], Schedule(mlp_passes=max(s.mlp_passes for s in mlps)))
     judged_attentions = [judge.judge(_join(s, least)) for s in attentions]
     judged_mlps = [judge.judge(_join(least, s)) for s in mlps]
@@ -422,15 +429,21 @@ def _fullest(judge: _Judge, schedule: Schedule) -> str:
     model = read_model(file, check_plan=False)
     lifetimes = list(model.lifetimes())
 
+    partner, lead = model.image_partner(), model.image_lead() or 0
+
     def alive(index: int) -> list[tuple[str, int]]:
-        found = [
-            (tensor.name, tensor.bytes)
+        found = {
+            t: (tensor.name, tensor.bytes)
             for t, (tensor, (first, last)) in enumerate(zip(model.tensors, lifetimes, strict=True))
-            # The stream may lie over the image that it is made from, which is the larger of the two or ends behind it.
-            if first <= index <= last and not (t == model.image_partner() and lifetimes[0][1] == index)
-        ]
-        scratch = plan.scratches[index][1]
-        return sorted(found + [("scratch", scratch)] * (scratch > 0), key=lambda part: -part[1])
+            if first <= index <= last
+        }
+        if partner is not None and {0, partner} <= found.keys():  # the stream lies over the image that it is made from
+            if found[partner][1] >= found[0][1] + lead:
+                del found[0]
+            else:
+                found[partner] = "stream ahead of it", lead
+        scratch = ("scratch", plan.scratches[index][1])
+        return sorted((part for part in (*found.values(), scratch) if part[1]), key=lambda part: -part[1])
 
     index = max(range(len(model.operators)), key=lambda i: sum(size for _, size in alive(i)))
     return f"{', '.join(f'{name} {size:,}' for name, size in alive(index))} alive at {model.operators[index].name}"
