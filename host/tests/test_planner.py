@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from model_files import drawn_options
 
 from tvhil.cli import main
+from tvhil.commands.common import EMBEDDED_MODEL
 from tvhil.commands.planning import parse_size
 from tvhil.errors import ExitCode, InputError
 from tvhil.packing import pack_vit, read_model
@@ -23,6 +24,7 @@ from tvhil.packing.schedule import Schedule, channel_chunks, token_groups
 from tvhil.packing.trits import Codec
 from tvhil.packing.unpack import codec_of, unpack_vit
 from tvhil.prediction import Predictor
+from tvhil.prediction.memory import arena_bytes
 
 KB = 1024
 DEIT = {"image_size": (224, 224), "patch_size": 16, "channels": 3, "depth": 12, "classes": 1000}
@@ -240,6 +242,13 @@ def test_a_model_of_equal_matrices_unpacks_although_its_pieces_share_their_data(
     cut = pack_vit(vit, schedule=Schedule(heads_split=True, mlp_passes=2, fc1_chunks=2, fc1_groups=2))
     assert pack_vit(unpack_vit(read_model(cut))) == pack_vit(vit)
     toy.cache_clear()
+
+
+def test_the_embedded_model_is_planned_for_the_kernels_of_this_tree():
+    """If not: tvhil plan --arena 1M -o host/tvhil/embedded/vit_digits.tvit"""
+    model = read_model(EMBEDDED_MODEL)
+    assert arena_bytes(model, "pie") == model.plan.arena_bytes
+    assert pack_vit(unpack_vit(model), codec_of(model)) == model.file
 
 
 # --- the command -------------------------------------------------------------------------------------------------
