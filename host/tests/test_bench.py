@@ -28,9 +28,11 @@ from tvhil.profiling.benchmark import (
     measure_kernels,
     operator_rows,
     parameters,
+    put_beside,
     read_bench,
     untrained_model,
 )
+from tvhil.profiling.published import PUBLISHED
 
 SMALL = Width("small", 32, 2, 96)
 
@@ -88,6 +90,49 @@ def test_kernels_have_their_shapes_and_multiply_accumulates():
     assert square["mac_per_unit"] == pytest.approx(1 / square["per_mac"])
     assert rows["attention tokens=17 heads=2 head_dim=16"]["macs"] == 2 * 17 * 17 * 32
     assert rows["layernorm rows=17 n=32"]["per_mac"] is None
+
+
+def test_what_the_same_kernel_costs_otherwise_is_put_beside_it_whatever_its_codec():
+    measured, _ = measure_kernels(opened(), SMALL, images=1, size=64, codec=Codec.GAPS)
+    rows = {row["id"]: row for row in measured}
+    others, _ = measure_kernels(opened(), SMALL, images=1, size=64, decoding=False)
+    assert not any(row["kernel"] == "decode" for row in others)
+    put_beside(measured, others, "portable")
+    row = rows["linear_i8 rows=17 k=32 n=32 codec=gaps"]
+    other = next(other for other in others if other["id"] == "linear_i8 rows=17 k=32 n=32 codec=base3")
+    assert row["cost"] != other["cost"]
+    assert row["portable"] == {
+        "cost": other["cost"],
+        "mac_per_unit": other["mac_per_unit"],
+        "ratio": other["cost"] / row["cost"],
+    }
+    assert all(row["portable"] is None for row in measured if row["derived"])
+    assert all(row["portable"] is not None for row in measured if not row["derived"])
+
+
+def test_an_architecture_is_planned_for_the_board_that_is_simulated():
+    config = model_config("deit_tiny", image_size=64)
+    whole = untrained_model("deit_tiny", config, Codec.GAPS)
+    planned = untrained_model("deit_tiny", config, Codec.GAPS, whole.plan.arena_bytes - 16)
+    assert planned.plan.arena_bytes < whole.plan.arena_bytes
+    assert planned.operators[0]["codec"] == Codec.GAPS
+
+
+def test_published_figures_have_a_source_and_are_those_of_silicon():
+    assert all(figure.source and figure.what and figure.memory for figure in PUBLISHED)
+    best = max(figure.mac_per_cycle for figure in PUBLISHED if figure.kind == "operator")
+    assert best == pytest.approx(6.63, abs=0.01)
+    two = next(figure for figure in PUBLISHED if figure.cores == 2)
+    assert two.cycles / 240e3 == pytest.approx(867)
+    assert {figure.to_json()["measured_on"] for figure in PUBLISHED} == {"silicon"}
+
+
+def test_the_simulated_board_has_one_to_stand_for_and_one_to_be_compared_with():
+    board = load_board("lx7sim")
+    assert load_board(board.stands_for).kind == "silicon"
+    assert load_board(board.reference).kernels == "portable"
+    assert (board.kernels, board.start.cores) == ("pie", 2)
+    assert load_board(board.reference).cycle_model == board.cycle_model
 
 
 def test_the_kernels_of_the_default_are_those_of_deit():
@@ -222,14 +267,37 @@ def test_a_bench_writes_its_keys_and_compares_with_itself(fake_board, model_file
             "complete",
             "kernels",
             "models",
+            "published",
         ),
     }
+    assert content["published"] == [], "of another machine"
     assert content["complete"] and content["board"]["name"] == "qemu-xtensa" and len(content["models"]) == 1
     assert set(content["models"][0]["latency"]) == {"unit", "measured", "predicted", "relative_error", "layers"}
     assert content["models"][0]["logits"] == {"bit_exact": 1, "images": 1}
     capsys.readouterr()
     assert run("bench", "--compare", file, "--with", file) == ExitCode.OK
     assert "geometric mean" in capsys.readouterr().out
+
+
+def test_a_bench_of_the_simulated_chip_has_both_numbers_of_cores_portable_kernels_and_what_others_published(
+    fake_board, model_file, tmp_path, capsys
+):
+    file = tmp_path / "b.json"
+    assert run("bench", "--board", "lx7sim", "--kernels", "--model", model_file, "--json", file) == ExitCode.OK
+    content = json.loads(file.read_text())
+    assert (content["board"]["measured_on"], content["board"]["stands_for"]) == ("simulated", "esp32s3")
+    measured = [row for row in content["kernels"] if not row["derived"]]
+    assert measured and all(row["two_cores"]["ratio"] == 1 for row in measured), "the fake board has one speed"
+    assert all(row["portable"]["cost"] > 0 for row in measured)
+    (model,) = content["models"]
+    assert model["cores"] == 2
+    assert model["one_core"]["ratio"] == model["portable"]["ratio"] == 1
+    assert len(content["published"]) == len(PUBLISHED)
+    out = capsys.readouterr().out
+    assert "simulated" in out and "silicon" in out and "ESP-DL" in out
+    alone = tmp_path / "a.json"
+    assert run("bench", "--board", "lx7sim", "--alone", "--model", model_file, "--json", alone) == ExitCode.OK
+    assert "portable" not in json.loads(alone.read_text())["models"][0]
 
 
 def test_a_bench_that_is_stopped_keeps_what_it_has_measured(fake_board, model_file, tmp_path, capsys):

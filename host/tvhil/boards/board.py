@@ -137,6 +137,8 @@ class Board:
         firmware_of: another board, whose memory and firmware, to the byte, are this one's.
         trusted_keys: files of public keys, relative to the board file. Where there are any, only model files that were
             signed by one of them are put on this board (`packing.signing`).
+        stands_for: the board of which this one is a simulation: plans are made for its memory.
+        reference: a board with the portable kernels, which `bench` compares this one's with.
         kernels: which implementation of the operators its firmware has: 'pie' or 'portable'. The firmware tells, where
             it is built here.
     """
@@ -153,6 +155,8 @@ class Board:
     firmware_of: str = ""
     trusted_keys: tuple[str, ...] = ()
     kernels: str = ""
+    stands_for: str = ""
+    reference: str = ""
 
     @property
     def trusted_key_files(self) -> tuple[Path, ...]:

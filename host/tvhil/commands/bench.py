@@ -3,13 +3,17 @@
 
 Kernels run at the shapes of DeiT-Tiny's and DeiT-Small's blocks, whole models with random weights where they are no
 file; every logit is checked against the prediction. The unit is the board's: cycles in lx7sim and on silicon,
-instructions in QEMU, seconds on the host. The JSON names commit, board, unit and the parameters of the cycle model, and
---compare refuses figures that mean different things."""
+instructions in QEMU, seconds on the host. On a board with two cores kernels are measured by one and by two.
+
+lx7sim stands for the ESP32-S3: models are planned for that board's memory, and beside the simulated figures are those
+of the portable kernels and what other projects published for the chip. The JSON names commit, board, unit and the
+parameters of the cycle model, and --compare refuses figures that mean different things."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +27,16 @@ if TYPE_CHECKING:
     from tvhil.boards import Board
     from tvhil.evaluation.device import Device, DeviceFacts
     from tvhil.packing import TvitModel
+    from tvhil.profiling.benchmark import Width
 
 EXAMPLES = """\
 examples:
-  tvhil bench --board lx7sim --json b.json                  kernels, the digits model, an untrained DeiT-Tiny
+  tvhil bench --board lx7sim --json b.json                  kernels, digits, untrained DeiT-Tiny and -Small
   tvhil bench --board lx7sim --kernels --compare b.json     kernels only, against an earlier result
   tvhil bench --board qemu-xtensa --model m.tvit --model digits --json q.json
   tvhil bench --compare b.json --with c.json                two results, nothing is run
 """
-_DEFAULT_MODELS = ("digits", "deit_tiny")
+_DEFAULT_MODELS = ("digits", "deit_tiny", "deit_small")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", help="serial port or URL of the board, where there is a choice")
     parser.add_argument("--compare", metavar="FILE", type=Path, help="JSON of an earlier bench: print the ratios to it")
     parser.add_argument("--with", metavar="FILE", type=Path, dest="other", help="compare that result, run nothing")
+    parser.add_argument("--alone", action="store_true", help="do not measure the portable kernels for comparison")
     add_json(parser)
 
 
@@ -78,40 +84,83 @@ def run(options: argparse.Namespace) -> int:
 
 def _measure(options: argparse.Namespace, board: Board) -> dict[str, Any]:
     """Measure what was asked for. What is measured already is written when something stops it."""
+    from tvhil.boards import load_board
     from tvhil.evaluation.prepare import model_facts
-    from tvhil.evaluation.session import open_device
-    from tvhil.profiling.benchmark import WIDTHS, bench_report, measure, measure_kernels, model_row
+    from tvhil.profiling.benchmark import WIDTHS, bench_report, measure, model_row, put_model_beside
 
     images = options.images or (1 if board.kind == "emulator" else 5)
-    models = [_model(name, board) for name in options.model or ([] if options.kernels else _DEFAULT_MODELS)]
+    wanted = options.model or ([] if options.kernels else _DEFAULT_MODELS)
+    models = [_model(name, board) for name in wanted]
     _check_models(models, board)
+    reference = load_board(board.reference) if board.reference and not options.alone and options.port is None else None
+    one_core = _with_cores(board, 1) if board.start is not None and board.start.cores > 1 else None
     widths = WIDTHS if options.kernels or not options.model else ()
     facts: DeviceFacts | None = None
     kernels: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
 
-    def opened(model: TvitModel) -> AbstractContextManager[Device]:
-        return open_device(board, model, port=options.port, notice=notice)
-
     try:
         for width in widths:
             try:
-                found, facts = measure_kernels(opened, width, images, notice=notice)
+                found, facts = _measure_kernels(options, width, images, board, one_core, reference)
             except InputError as error:
                 notice(f"the shapes of {width.name} are left out: {error}")
                 continue
             kernels += found
-        for model, file in models:
+        for name, (model, file) in zip(wanted, models, strict=True):
             notice(f"{model.name}: {model.info.macs:,} multiply-accumulates, {images} image{'s' * (images > 1)}")
-            measured = measure(opened, model, images)
+            measured = measure(_opener(options, board), model, images)
             facts = measured.facts
-            rows.append(model_row(measured, model_facts(model, file), board.cost))
+            row = model_row(measured, model_facts(model, file), board.cost)
+            row["cores"] = board.start.cores if board.start is not None else 1
+            if one_core is not None:
+                put_model_beside(row, measure(_opener(options, one_core), model, images), "one_core")
+            if reference is not None:
+                notice(f"{model.name}: portable kernels")
+                plain = _model(name, reference)[0]
+                put_model_beside(row, measure(_opener(options, reference), plain, images), "portable")
+            rows.append(row)
     except (KeyboardInterrupt, BoardError, MismatchError):
         if options.json is not None and str(options.json) != "-" and (kernels or rows):
             write_json(bench_report(board, facts, kernels, rows, complete=False), options.json)
             notice(f"what was measured before is in {options.json}")
         raise
     return bench_report(board, facts, kernels, rows, complete=True)
+
+
+def _opener(options: argparse.Namespace, board: Board) -> Callable[[TvitModel], AbstractContextManager[Device]]:
+    from tvhil.evaluation.session import open_device
+
+    return lambda model: open_device(board, model, port=options.port, notice=notice)
+
+
+def _with_cores(board: Board, cores: int) -> Board:
+    assert board.start is not None
+    return dataclasses.replace(board, start=dataclasses.replace(board.start, cores=cores))
+
+
+def _measure_kernels(
+    options: argparse.Namespace,
+    width: Width,
+    images: int,
+    board: Board,
+    one_core: Board | None,
+    reference: Board | None,
+) -> tuple[list[dict[str, Any]], DeviceFacts]:
+    """The kernels of one width by one core; beside them by two, and the portable ones."""
+    from tvhil.packing.trits import Codec
+    from tvhil.profiling.benchmark import measure_kernels, put_beside
+
+    codec = Codec.GAPS if board.kernels == "pie" else Codec.BASE3
+    rows, facts = measure_kernels(_opener(options, one_core or board), width, images, notice=notice, codec=codec)
+    if one_core is not None:
+        both, _ = measure_kernels(_opener(options, board), width, images, codec=codec, decoding=False)
+        put_beside(rows, both, "two_cores")
+    if reference is not None:
+        notice(f"{width.name}: portable kernels")
+        portable, _ = measure_kernels(_opener(options, reference), width, images, decoding=False)
+        put_beside(rows, portable, "portable")
+    return rows, facts
 
 
 def _check_models(models: list[tuple[TvitModel, str]], board: Board) -> None:
@@ -123,7 +172,9 @@ def _check_models(models: list[tuple[TvitModel, str]], board: Board) -> None:
 
 def _model(name: str, board: Board) -> tuple[TvitModel, str]:
     """A model by file (signed, where the board insists), architecture or `digits`, and what to call its file."""
+    from tvhil.boards import load_board
     from tvhil.models import list_models, model_config
+    from tvhil.packing.trits import Codec
     from tvhil.profiling.benchmark import untrained_model
 
     if name == "digits" or name.endswith(".tvit") or Path(name).is_file():
@@ -135,32 +186,56 @@ def _model(name: str, board: Board) -> tuple[TvitModel, str]:
         raise UsageError(
             f"--model {name}: neither a .tvit file, nor digits, nor an architecture ({', '.join(list_models())})"
         ) from None
-    return untrained_model(name, config), f"{name}, random weights"
+    if board.kernels != "pie":
+        return untrained_model(name, config), f"{name}, random weights"
+    planned_for = load_board(board.stands_for) if board.stands_for else board
+    model = untrained_model(name, config, Codec.GAPS, planned_for.memory.arena)
+    return model, f"{name}, random weights, planned for {planned_for.name}"
 
 
 def _tables(report: dict[str, Any]) -> Iterator[RenderableType]:
     from tvhil.profiling.report import table
 
-    unit, board = report["latency"]["unit"], report["board"]["name"]
+    unit, board = report["latency"]["unit"], report["board"]
     one = {"cycles": "cycle", "instructions": "instruction", "seconds": "second"}.get(unit, "unit")
-    shared = (unit, "MAC", f"{unit}/MAC", f"MAC/{one}")
-    if report["kernels"]:
+    where = f"{board['name']}, {board['measured_on']}"
+    for key, title, columns in (
+        ("kernels", f"Kernels on {where}; *: the difference of two measurements", ("kernel",)),
+        ("models", f"Models on {where}", ("model", "predicted", "bit-exact")),
+    ):
+        rows = report[key]
+        variants = [name for name in _VARIANTS if any(row.get(name) for row in rows)]
+        head = (columns[0], unit, *([] if variants else ["MAC", f"{unit}/MAC"]), f"MAC/{one}", *columns[1:])
+        head += tuple(column for name in variants for column in (f"{_VARIANTS[name]}: MAC/{one}", "time x"))
+        if key == "kernels" and not variants:
+            head += (f"{unit}/value",)
+        if rows:
+            yield table(title, head, [_cells(row, variants) for row in rows], (columns[0],))
+    if report.get("published"):
         cells = [
-            [row["id"] + " *" * row["derived"], _number(row["cost"]), *_per_mac(row), _number(row["per_value"])]
-            for row in report["kernels"]
+            [row["what"], row["source"], f"{row['cores']}", row["memory"]]
+            + [_number(row[key]) for key in ("cycles", "macs", "mac_per_cycle")]
+            for row in report["published"]
         ]
-        title = f"Kernels on {board}; *: the difference of two measurements"
-        yield table(title, ("kernel", *shared, f"{unit}/value"), cells, ("kernel",))
-    if report["models"]:
-        cells = [
-            [row["id"], _number(row["latency"]["measured"]["mean"]), *_per_mac(row), *_against_prediction(row)]
-            for row in report["models"]
-        ]
-        yield table(f"Models on {board}", ("model", *shared, "predicted", "bit-exact"), cells, ("model",))
+        published = ("int8 operator or network", "published by", "cores", "memory", "cycles", "MAC", "MAC/cycle")
+        yield table("Published for the ESP32-S3 at 240 MHz, silicon", published, cells, (*published[:2], "memory"))
 
 
-def _per_mac(row: dict[str, Any]) -> list[str]:
-    return [_number(row[key]) for key in ("macs", "per_mac", "mac_per_unit")]
+_VARIANTS = {"two_cores": "two cores", "one_core": "one core", "portable": "portable"}
+
+
+def _cells(row: dict[str, Any], variants: Sequence[str]) -> list[str]:
+    """Kernels are those of one core, models those of all; what was measured otherwise is behind them."""
+    rate = _number(row["mac_per_unit"])
+    shared = [rate] if variants else [_number(row["macs"]), _number(row["per_mac"]), rate]
+    if "latency" in row:
+        cells = [row["id"], _number(row["latency"]["measured"]["mean"]), *shared, *_against_prediction(row)]
+    else:
+        cells = [row["id"] + " *" * row["derived"], _number(row["cost"]), *shared]
+    for name in variants:
+        other = row.get(name)
+        cells += [_number(other["mac_per_unit"]), _number(other["ratio"])] if other else ["", ""]
+    return cells if variants or "latency" in row else [*cells, _number(row["per_value"])]
 
 
 def _against_prediction(row: dict[str, Any]) -> list[str]:

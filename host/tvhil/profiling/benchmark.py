@@ -28,11 +28,13 @@ from tvhil.errors import InputError, MismatchError, UsageError
 from tvhil.evaluation.report import Summary, fill_layers, layer_rows
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.format import OpKind
+from tvhil.packing.planner import plan
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.reader import Operator, TvitModel
 from tvhil.packing.trits import Codec
 from tvhil.prediction import Predictor
 from tvhil.profiling.macs import operator_macs
+from tvhil.profiling.published import PUBLISHED
 
 if TYPE_CHECKING:
     from tvhil.boards import Board
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tvhil.prediction.latency import CostModel
 
 SCHEMA = "tvhil.bench/1"
+SILICON = "esp32s3"  # the board that `published` is about
 Json = dict[str, Any]
 Open = Callable[[TvitModel], AbstractContextManager["Device"]]
 Notice = Callable[[str], None]
@@ -126,7 +129,13 @@ def block_model(width: Width, codec: Codec, image_size: tuple[int, int], pool: b
 
 
 def measure_kernels(
-    open_device: Open, width: Width, images: int, size: int = 224, notice: Notice | None = None
+    open_device: Open,
+    width: Width,
+    images: int,
+    size: int = 224,
+    notice: Notice | None = None,
+    codec: Codec = Codec.BASE3,
+    decoding: bool = True,
 ) -> tuple[list[Json], DeviceFacts]:
     """Every kernel at the shapes of one width, and what the board says of itself.
 
@@ -136,6 +145,8 @@ def measure_kernels(
         images: to run each model on.
         size: of the image, a multiple of 16.
         notice: told of what is being measured.
+        codec: of the block's matrices.
+        decoding: also measure what decoding costs, in each codec.
 
     Raises:
         InputError: the models do not fit the board.
@@ -147,12 +158,30 @@ def measure_kernels(
             notice(f"{width.name}: {codec.label}, {model.info.tokens} tokens")
         return measure(open_device, model, images)
 
-    block = of(Codec.BASE3, (size, size), False)
+    block = of(codec, (size, size), False)
     rows = [*operator_rows(block), _gelu(block, width)]
-    for codec in Codec:
-        few, more = (of(codec, (64, 4 * tokens), True) for tokens in (_FEW_ROWS, _MORE_ROWS))
-        rows += _decoding(few, more, codec)
+    for stored in Codec if decoding else ():
+        few, more = (of(stored, (64, 4 * tokens), True) for tokens in (_FEW_ROWS, _MORE_ROWS))
+        rows += _decoding(few, more, stored)
     return rows, block.facts
+
+
+def put_beside(rows: Iterable[Json], others: Iterable[Json], name: str) -> None:
+    """Put what the same kernels and shapes cost otherwise into `name` of each row: cost, mac_per_unit, and their ratio.
+
+    `ratio` is that cost by the row's; None where a kernel was not measured otherwise, or is a difference itself.
+    """
+    found = {_kernel_and_shape(row): row for row in others if not row["derived"]}
+    for row in rows:
+        other = None if row["derived"] else found.get(_kernel_and_shape(row))
+        row[name] = other and {
+            "cost": other["cost"], "mac_per_unit": other["mac_per_unit"], "ratio": other["cost"] / row["cost"],
+        }  # fmt: skip
+
+
+def _kernel_and_shape(row: Json) -> tuple[Any, ...]:
+    """What a kernel computes, however its matrix is stored."""
+    return row["kernel"], *((key, value) for key, value in row["shape"].items() if key != "codec")
 
 
 def operator_rows(measured: Measured) -> list[Json]:
@@ -235,8 +264,20 @@ def _decoding(few: Measured, more: Measured, codec: Codec) -> list[Json]:
 # --- models --------------------------------------------------------------------------------------------------
 
 
-def untrained_model(name: str, config: ViTConfig) -> TvitModel:
-    """An architecture with random weights: as fast as a trained one, since no kernel's work depends on the data."""
+def untrained_model(
+    name: str, config: ViTConfig, codec: Codec = Codec.BASE3, arena_bytes: int | None = None
+) -> TvitModel:
+    """An architecture with random weights, 58 % of them not 0: as fast as a trained one with that share.
+
+    Args:
+        name: of the architecture.
+        config: its sizes.
+        codec: how its trits are stored. In `gaps` the share of weights that are not 0 decides how fast it is.
+        arena_bytes: what its schedule has to fit; None for every operator in one piece.
+
+    Raises:
+        NothingFitsError: no schedule does.
+    """
     if config.image_size % config.patch_size:
         raise UsageError(f"{name}: its image is no multiple of its patches")
     vit = random_vit(
@@ -246,7 +287,14 @@ def untrained_model(name: str, config: ViTConfig) -> TvitModel:
         prefix_tokens=int(config.class_token) + int(config.distilled), mean_pool=config.pool == "avg",
         name=f"{name}_untrained",
     )  # fmt: skip
-    return read_model(pack_vit(vit))
+    return read_model(pack_vit(vit, codec) if arena_bytes is None else plan(vit, codec, arena_bytes)[0])
+
+
+def put_model_beside(row: Json, measured: Measured, name: str) -> None:
+    """Put what the same model costs otherwise into `name` of its row; `ratio` is that cost by the row's."""
+    mean = sum(measured.latencies) / len(measured.latencies)
+    macs = measured.model.info.macs
+    row[name] = {"cost": mean, "mac_per_unit": macs / mean, "ratio": mean / row["latency"]["measured"]["mean"]}
 
 
 def model_row(measured: Measured, facts: Json, cost: CostModel | None = None) -> Json:
@@ -279,7 +327,11 @@ def model_row(measured: Measured, facts: Json, cost: CostModel | None = None) ->
 def bench_report(
     board: Board, facts: DeviceFacts | None, kernels: list[Json], models: list[Json], complete: bool
 ) -> Json:
-    """A bench as JSON; `complete` tells whether all that was asked for is in it."""
+    """A bench as JSON; `complete` tells whether all that was asked for is in it.
+
+    `measured_on` tells simulated figures from those of silicon, `published` are other projects' for the same chip.
+    """
+    chip = SILICON in (board.name, board.stands_for)
     return {
         "schema": SCHEMA,
         "tool_version": __version__,
@@ -287,13 +339,15 @@ def bench_report(
         "commit": commit(),
         "board": {
             "name": board.name, "kind": board.kind, "details": facts.details if facts else None,
-            "build": facts.build if facts else None,
+            "build": facts.build if facts else None, "kernels": board.kernels, "stands_for": board.stands_for or None,
+            "measured_on": "silicon" if board.kind == "silicon" else "simulated" if board.cycle_model else board.kind,
         },
         "latency": {"unit": facts.unit if facts else None},
         "parameters": parameters(board.cycle_model),
         "complete": complete,
         "kernels": kernels,
         "models": models,
+        "published": [figure.to_json() for figure in PUBLISHED] if chip else [],
     }  # fmt: skip
 
 
