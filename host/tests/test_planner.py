@@ -296,6 +296,21 @@ def test_plan_refuses_an_arena_that_is_too_small_in_one_line_and_writes_nothing(
     assert not out.exists()
 
 
+def test_inspect_shows_a_layer_once_with_the_number_of_its_pieces(model_file, tmp_path, capsys):
+    out = tmp_path / "cut.tvit"
+    schedule = Schedule(heads_split=True, mlp_passes=2, fc1_chunks=2, fc1_groups=2)
+    out.write_bytes(pack_vit(toy(), Codec.GAPS, schedule=schedule))
+    assert run("inspect", out, "--operators", "--json", tmp_path / "i.json") == ExitCode.OK
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "blocks.0.mlp.fc1" in line]
+    fc1 = next(row for row in rows if row[1] == "blocks.0.mlp.fc1")
+    assert fc1[2:4] == ["linear", "8"] and "256x64" in fc1
+    content = json.loads((tmp_path / "i.json").read_text())
+    matrices = [m for b in toy().blocks for m in (b.q, b.k, b.v, b.proj, b.fc1, b.fc2)]
+    assert content["ternary_weights"] == sum(m.trits.size for m in [toy().patch_embed, *toy().heads_out, *matrices])
+    assert content["format_version"] == 2
+    assert content["operators"][2]["writes"] == {"row": 0, "rows": 101, "column": 0, "columns": 16}
+
+
 def test_plan_takes_the_arena_of_a_board(model_file, capsys):
     assert run("plan", model_file, "--board", "native", "--json", "-") == ExitCode.OK
     from tvhil.boards import load_board

@@ -37,9 +37,9 @@ CYCLES_A_ROW = 110  # to make one output channel's instructions, besides one a n
 CYCLES_A_TRIT = {Codec.GAPS: 0.0, Codec.BASE3: 2.4, Codec.TWO_BIT: 3.0}  # 12 a byte, to find the non-zero ones
 CYCLES_A_BLOCK = {"i8": 12, "table": 25, "i16": 27}  # around the instructions of one channel for 16 tokens, by output
 PATCH_EMBED_FACTOR = 1.6  # against a linear operator: patches are gathered, rows are made for a few blocks at a time
-ATTENTION_MACS_A_CYCLE = 8.4
+ATTENTION_MACS_A_CYCLE = 8.7
 LAYERNORM_CYCLES_A_VALUE = 2.0
-LAYERNORM_CYCLES = 12_000  # once an operator, on each core
+LAYERNORM_CYCLES = 10_000  # once an operator, on each core
 POOLED_VALUES_A_CYCLE = 4
 CYCLES_AN_OPERATOR = 500  # to bind and to fork
 
