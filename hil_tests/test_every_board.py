@@ -10,6 +10,7 @@ from tvhil.evaluation.report import LINK_COUNTERS
 from tvhil.link import BoardFaultError, RemoteError
 from tvhil.link.messages import Capability, Region, TestFault
 from tvhil.prediction import Predictor
+from tvhil.prediction.memory import arena_bytes
 
 IMAGES = 4
 REPEATS = 20
@@ -116,11 +117,11 @@ def test_repeating_an_image_changes_neither_logits_nor_an_instruction_counter(de
         assert len(latencies) == 1
 
 
-def test_memory_is_as_planned(device, images, model):
+def test_memory_is_as_planned(device, images, model, board):
     for image in images:
         device.run(image)
     memory, told = device.memory(), device.client.model_info()
-    assert model.plan.arena_bytes <= told.arena_bytes
+    assert told.arena_bytes == arena_bytes(model, board.kernels)
     assert 0.7 * told.arena_bytes < memory["arena"]["measured"] <= told.arena_bytes
     if told.kernels == "portable":
         assert memory["arena"]["measured"] == told.arena_bytes, "kernels write all of their scratch"

@@ -15,6 +15,7 @@ from tvhil.evaluation.link_device import LinkDevice
 from tvhil.link import BoardFaultError, LinkError, RemoteError
 from tvhil.link.messages import TestFault as Provoke
 from tvhil.prediction import Predictor
+from tvhil.prediction.memory import arena_bytes
 
 pytestmark = pytest.mark.emulator
 M32, M64 = 1 << 32, 1 << 64
@@ -77,7 +78,7 @@ def test_logits_are_the_predicted_ones(emulated, image):  # noqa: F811
     with start(emulated, image) as running:
         device = LinkDevice(running.connect(), small_model())
         outputs = [device.run(one).output for one in images]
-        assert device.memory()["arena"]["measured"] == small_model().plan.arena_bytes
+        assert device.memory()["arena"]["measured"] == arena_bytes(small_model(), emulated.kernels)
         assert running.details["emulator"].startswith("QEMU")
     assert np.array_equal(np.stack(outputs)[:, 0], Predictor(small_model()).run(images))
 

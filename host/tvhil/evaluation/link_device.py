@@ -204,6 +204,9 @@ class LinkDevice:
         return {
             "arena": {"measured": report.arena_used or None},
             "stack": {"measured": report.stack_used or None, "limit": report.stack_bytes or None},
+            "second_stack": {"measured": report.second_stack_used, "limit": report.second_stack_bytes}
+            if report.second_stack_bytes
+            else None,
             "static": report.static_bytes or None,
             "model_bytes": report.model_bytes or None,
             "heap": report.heap_used if report.heap_bytes else None,

@@ -378,6 +378,8 @@ def _memory_rows(table: Any, memory: Mapping[str, Any]) -> None:
     if stack["measured"] is not None or stack["limit"] is not None:
         parts = [f"{stack[key]:,} {text}" for key, text in (("measured", "used"), ("limit", "limit")) if stack[key]]
         table.add_row("stack bytes", ", ".join(parts))
+    if second := memory.get("second_stack"):
+        table.add_row("second core's stack", f"{second['measured']:,} used, {second['limit']:,} limit")
     for key, text in (("static", "static bytes"), ("heap", "heap bytes"), ("model_bytes", "model bytes")):
         if memory[key] is not None:
             table.add_row(text, f"{memory[key]:,}")
