@@ -9,6 +9,7 @@
 #include "cores.h"
 #include "details.h"
 #include "esp_cpu.h"
+#include "esp_idf_version.h"
 #include "esp_rom_sys.h"
 #include "esp_system.h"
 #include "esp_task_wdt.h"
@@ -73,6 +74,14 @@ static tvit_port port = {
     .invalid_address = 0x10000000, // nothing is there
 };
 
+static uint8_t *stack_start(void) {
+#if ESP_IDF_VERSION_MAJOR < 6
+    return pxTaskGetStackStart(NULL);
+#else
+    return (uint8_t *)xTaskGetStackStart(NULL);
+#endif
+}
+
 void app_main(void) {
     vTaskPrioritySet(NULL, SERVER_PRIORITY);
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
@@ -80,7 +89,7 @@ void app_main(void) {
     ESP_ERROR_CHECK(line_open());
     port.clock_hz = esp_rom_get_cpu_ticks_per_us() * 1000000u;
     port.boot_reason = faults_boot_reason();
-    port.stack_low = (uint8_t *)xTaskGetStackStart(NULL);
+    port.stack_low = stack_start();
     port.stack_high = port.stack_low + CONFIG_ESP_MAIN_TASK_STACK_SIZE;
     cores_start(&port);
     memory_find(&port); // last, because the arena is what the others have left
