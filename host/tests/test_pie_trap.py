@@ -130,9 +130,9 @@ def two_cores(emulated, codes, tmp_path):  # noqa: F811
         file.truncate(emulated.memory.flash)
     command = list(emulated.start.command)
     at = command.index("-icount")
-    command[at : at + 2] = ["-accel", "tcg,thread=multi", "-smp", "2"]
-    board = dataclasses.replace(emulated, start=dataclasses.replace(emulated.start, command=tuple(command)))
-    sources = [*trap_sources(), device_dir() / "ports" / "xtensa_qemu" / "tests" / "pie_cores.S"]
+    command[at : at + 2] = ["-accel", "tcg,thread=multi"]
+    board = dataclasses.replace(emulated, start=dataclasses.replace(emulated.start, command=tuple(command), cores=2))
+    sources = [*trap_sources(), device_dir() / "ports" / "xtensa_qemu" / "cores.S"]
     with Program(board, "pie_cores_test", flash, sources, trap_flags(codes)) as running:
         running.lines("ready")
         yield running

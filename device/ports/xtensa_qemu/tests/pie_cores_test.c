@@ -12,14 +12,14 @@
 
 enum { VECTORS = 8, BYTES = 16 * VECTORS, ROUNDS = 400, CORES = PIE_TRAP_CORES };
 
-// pie_loops.S, pie_cores.S
+// pie_loops.S, and ../cores.S
 typedef uint32_t routine(const uint8_t *from, uint8_t *to, uint32_t n, uint32_t mark);
 extern routine loop_ends_in_three_bytes, loop_ends_in_four_bytes, loop_of_vectors_only, nested_loops;
 extern void matrix_loop(const uint8_t *data, const uint8_t *unused, uint32_t rounds);
 extern void load_from_nowhere(void);
 extern uint8_t load_from_nowhere_itself[];
-extern void start_second_core(void);
-void second_core(void);
+extern void cores_release_second(void);
+void cores_second(void);
 
 // What one core works on; the matrix loop reads 17 vectors.
 typedef struct {
@@ -79,7 +79,7 @@ static void run_rounds(uint32_t core) {
     foreign[core] = rounds[other] - start;
 }
 
-void second_core(void) {
+void cores_second(void) {
     if (part == 'f') {
         ready[1] = 1;
         while (rounds[0] < ROUNDS) {
@@ -165,7 +165,7 @@ void port_main(uint32_t boot_parameters) {
     part = asked;
     make_references();
     memset(pie_trap_cores[0].lines, 0, sizeof pie_trap_cores[0].lines); // it has executed the other's sequence
-    start_second_core();
+    cores_release_second();
     if (part == 'f') fault_of_the_second_core();
     both();
     finish();
