@@ -45,7 +45,9 @@ a first walk:
   tvhil predict m.tvit --board qemu-xtensa             what it will cost
   tvhil run-eval digits --board native                 what it does
 
-exit codes: 0 ok, 2 usage, 3 bad input, 4 something to install, 5 board, 6 mismatch, 130 interrupted
+exit codes: 0 ok, 2 usage, 3 bad input, 4 something to install, 5 board, 6 mismatch, 130 interrupted; of a board on a
+port: 10 none, 11 several, 12 another chip, 13 flash too small, 14 no answer, 15 port in use, 16 no permission, 17 lost
+on the way, 18 flash does not hold what was written, 19 firmware of another version
 """
 
 

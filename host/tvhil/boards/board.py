@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Board files: one TOML a board in boards/, the only place for facts about it.
 
-`[memory]`, `[firmware]`, `[start]`, `[counter]` are read here; `[cost]` by `prediction.latency.CostModel`. Texts in
-`[firmware]` and `[start]` may name the figures of `[memory]` in braces: `--arena={arena}`.
+`[memory]`, `[firmware]`, `[start]`, `[counter]` are read here, and `[idf]`, `[flash]`, `[serial]`, `[usb]` of boards
+with a flash chip; `[cost]` by `prediction.latency.CostModel`. Texts in `[firmware]` and `[start]` may name the figures
+of `[memory]` in braces: `--arena={arena}`. boards/README.md tells how to write one.
 
 `extends = "other"` brings all of another board's file but its `[cost]`. What the file says itself goes before that, key
 by key; a list in `[firmware]` whose key ends in `_also` (`sources_also`, `cflags_also`) is appended to the other's.
@@ -88,6 +89,7 @@ class Start:
             that is the link; a program that talks over stdin and stdout needs none. `{board}` is the board's name,
             `{lx7sim}` the simulator of this tree, built on first use.
         package: the distribution's package that holds the program; empty where the firmware is the program.
+        machine: that the program, a QEMU, must know; Espressif's has the name of the distribution's.
         version: arguments that make the program print its version.
         pad_flash: the flash file must be as large as the flash.
         cores: of the machine, all of which the firmware uses; `{cores}` in the command.
@@ -97,6 +99,7 @@ class Start:
 
     command: tuple[str, ...]
     package: str = ""
+    machine: str = ""
     version: tuple[str, ...] = ()
     pad_flash: bool = False
     cycle_model: str = ""
@@ -121,6 +124,70 @@ class Counter:
 
 
 @dataclass(frozen=True)
+class Idf:
+    """How the firmware of a board with an ESP32 is built: a project of ESP-IDF, by PlatformIO or idf.py.
+
+    Attributes:
+        project: its folder, relative to device/.
+        target: the chip, as ESP-IDF and esptool call it.
+        defaults: files of sdkconfig defaults, relative to the project; what a later one says goes before.
+        environment: of device/platformio.ini.
+    """
+
+    project: str
+    target: str
+    defaults: tuple[str, ...]
+    environment: str
+
+
+@dataclass(frozen=True)
+class FlashChip:
+    """The flash that esptool writes.
+
+    Attributes:
+        size: of the whole chip, bytes.
+        partitions: the CSV of its partition table, relative to the project of `[idf]`.
+        bootloader: where the boot loader lies; the chip's ROM says.
+        table: where the partition table lies.
+        app, model: names of the partitions that hold them.
+    """
+
+    size: int
+    partitions: str
+    bootloader: int = 0
+    table: int = 0x8000
+    app: str = "factory"
+    model: str = "model"
+
+
+@dataclass(frozen=True)
+class SerialLine:
+    """The serial line of a board.
+
+    Attributes:
+        baud: that the firmware starts with.
+        link_rates: that host and firmware may go up to after the handshake, best first; none where the rate has no
+            meaning (USB).
+        flash_rates: for esptool, tried in this order.
+    """
+
+    baud: int = 115200
+    link_rates: tuple[int, ...] = ()
+    flash_rates: tuple[int, ...] = (460800, 115200)
+
+
+@dataclass(frozen=True)
+class Usb:
+    """How the board is told from other serial ports.
+
+    Attributes:
+        ids: "VID:PID" in hexadecimal.
+    """
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Board:
     """A board.
 
@@ -141,6 +208,10 @@ class Board:
         reference: a board with the portable kernels, which `bench` compares this one's with.
         kernels: which implementation of the operators its firmware has: 'pie' or 'portable'. The firmware tells, where
             it is built here.
+        idf: how its firmware is built where it is a project of ESP-IDF.
+        flash: the chip that esptool writes; goes with `idf`.
+        serial: its line.
+        usb: how to find its port.
     """
 
     name: str
@@ -157,6 +228,10 @@ class Board:
     kernels: str = ""
     stands_for: str = ""
     reference: str = ""
+    idf: Idf | None = None
+    flash: FlashChip | None = None
+    serial: SerialLine = SerialLine()
+    usb: Usb | None = None
 
     @property
     def trusted_key_files(self) -> tuple[Path, ...]:
@@ -283,7 +358,8 @@ def load_board(name: str | Path) -> Board:
 
 def _board(path: Path, content: dict[str, Any]) -> Board:
     content = _extended(path, content)
-    tables = {"memory", "firmware", "start", "counter", "cost"}
+    more = {"idf": Idf, "flash": FlashChip, "serial": SerialLine, "usb": Usb}
+    tables = {"memory", "firmware", "start", "counter", "cost", *more}
     plain = {key: value for key, value in content.items() if key not in tables}
     base = _base(path, content)
     for key in ("counter",) if base else ("memory", "counter"):
@@ -302,8 +378,11 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
     if firmware is not None or "kernels" not in plain:
         flags = firmware.cflags if firmware is not None else ()
         plain["kernels"] = "pie" if "-DTVIT_KERNELS_PIE" in flags else "portable"
+    given: dict[str, Any] = {key: read(kind, key, content[key]) for key, kind in more.items() if key in content}
+    if ("idf" in given) != ("flash" in given):
+        raise BoardFileError(f"{path}: [idf] and [flash] go together")
     board = read(
-        Board, "", plain, path=path, memory=memory, firmware=firmware, start=start, counter=counter, cost=cost
+        Board, "", plain, path=path, memory=memory, firmware=firmware, start=start, counter=counter, cost=cost, **given
     )  # fmt: skip
     if board.name != path.stem:
         raise BoardFileError(f"{path}: its name is {board.name!r}; name and file must agree")
@@ -311,6 +390,9 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
         raise BoardFileError(f"{path}: kind {board.kind!r} is none of {', '.join(KINDS)}")
     if board.kernels not in KERNELS:
         raise BoardFileError(f"{path}: kernels {board.kernels!r} is none of {', '.join(KERNELS)}")
+    bad = [one for one in (board.usb.ids if board.usb else ()) if not re.fullmatch("[0-9a-f]{4}:[0-9a-f]{4}", one)]
+    if bad:
+        raise BoardFileError(f"{path}: [usb] ids: {bad[0]!r} is not VID:PID in small hexadecimal digits, as 303a:1001")
     if start is not None and not 1 <= start.cores <= 2:
         raise BoardFileError(f"{path}: [start] cores must be 1 or 2")
     if cost is not None and cost.unit != counter.unit:
@@ -399,6 +481,11 @@ def _record(file: Path, kind: type[T], table: str, values: Mapping[str, Any], **
 
 
 def _value(place: str, kind: str, value: Any) -> Any:
+    if kind == "tuple[int, ...]":
+        numbers = value if isinstance(value, list) else [None]
+        if not all(isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in numbers):
+            raise BoardFileError(f"{place} must be a list of numbers above 0")
+        return tuple(numbers)
     if kind.startswith("tuple"):
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise BoardFileError(f"{place} must be a list of strings")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvhil.boards.board import Board, load_board
+from tvhil.boards.idf_build import build_idf
 from tvhil.boards.tools import find_program, keep_newest
 from tvhil.errors import TvhilError, UsageError
 from tvhil.runtime import device_dir
 
-Progress = Callable[[int, int, str], None]  # files done, files in all, the file at hand
+Progress = Callable[[int, int, str], None]  # files done, files in all (0 unknown), the file at hand
 _JOBS = 2
 _KEPT = 8  # firmware images of other source states
 
@@ -42,18 +43,22 @@ class FirmwareImage:
     fresh: bool = False
 
 
-def build(board: Board, progress: Progress | None = None) -> FirmwareImage:
+def build(board: Board, progress: Progress | None = None, builder: str = "platformio") -> FirmwareImage:
     """Build the firmware of a board into `build/<board>/` unless it is there already.
 
     Args:
         board: which one.
         progress: told after each compiled file.
+        builder: of a project of ESP-IDF, as `idf_build.build_idf` takes it.
 
     Raises:
         UsageError: the board's firmware is not built from here.
         MissingToolError: its compiler is not installed.
-        FirmwareError: the first error of compiler or linker.
+        FirmwareError, IdfBuildError: the first error of compiler or linker.
     """
+    if board.idf is not None:
+        made = build_idf(board, progress, builder)
+        return FirmwareImage(made.app, made.build_id, made.fresh)
     if board.firmware_of:
         board = load_board(board.path.parent / f"{board.firmware_of}.toml")
     if board.firmware is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a model where a board boots it from. For an emulator: the file that is its flash."""
+"""Put a model where an emulator boots it from: the file that is its flash. (`esptool_flash` writes that of a chip.)"""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tvhil.boards.board import Board
 from tvhil.boards.build import FirmwareImage, Progress, build, no_firmware
+from tvhil.boards.flash_plan import flash_image, plan_flash
+from tvhil.boards.idf_build import built_firmware
 from tvhil.boards.tools import keep_newest
 from tvhil.errors import InputError, UsageError
 from tvhil.files import replacing
@@ -23,7 +25,7 @@ class BootImage:
 
     Attributes:
         firmware: the program.
-        flash: the flash image, the model at its start.
+        flash: the flash image; the model at its start, or in its partition where the board has any.
         model: what is in it.
         fresh: it was written now, and not found from earlier.
     """
@@ -54,16 +56,21 @@ def flash(
     """
     model = model if isinstance(model, TvitModel) else read_model(model)
     check_fit(model, board.limits, board.name)
-    if board.firmware is None:
+    if board.firmware is None and board.idf is None:
         raise UsageError(no_firmware(board))
     if board.start is None:
-        raise UsageError(f"{board.name} is not started from a file; put the model on it with its own tool")
+        raise UsageError(f"{board.name} is not started from a file: write its flash with `tvhil flash`")
     firmware = firmware or build(board, progress)
+    if board.idf is not None:
+        content = flash_image(board, plan_flash(board, model, built_firmware(board)))
+        size = len(content)
+    else:
+        content = model.file
+        size = board.memory.flash if board.start.pad_flash and board.memory.flash else model.file_bytes
     path = board.build_dir / f"flash-{model.sha256[:32]}.img"
-    size = board.memory.flash if board.start.pad_flash and board.memory.flash else model.file_bytes
-    fresh = not _holds(path, model.file, size)
+    fresh = not _holds(path, content, size)
     if fresh:
-        _write(path, model.file, size)
+        _write(path, content, size)
         keep_newest(board.build_dir, "flash-*.img", _KEPT)  # one that an emulator has open stays readable for it
     else:
         path.touch()

@@ -18,7 +18,8 @@ from tvhil import lx7sim
 from tvhil.boards.board import Board
 from tvhil.boards.build import no_firmware
 from tvhil.boards.flash import BootImage
-from tvhil.boards.tools import find_program, keep_newest, program_version
+from tvhil.boards.ports import find_port
+from tvhil.boards.tools import find_espressif_qemu, find_program, keep_newest, program_version
 from tvhil.errors import BoardError, UsageError
 from tvhil.link import LinkClient, LinkTimeouts, Transport, open_transport
 from tvhil.link.errors import LinkClosedError
@@ -76,7 +77,10 @@ class RunningBoard:
         start = self.board.start
         if self._process is None or start is None or not start.version:
             return {}
-        return {"emulator": program_version([start.command[0], *start.version])}
+        program = start.command[0]
+        if start.machine:
+            program = find_espressif_qemu(program, start.machine, self.board.name)
+        return {"emulator": program_version([program, *start.version])}
 
     @property
     def client(self) -> LinkClient:
@@ -143,19 +147,20 @@ def start(board: Board, image: BootImage | None = None, port: str | None = None)
     Args:
         board: which one.
         image: from `flash`; needed for boards that are started here.
-        port: serial device or URL; a board that runs elsewhere, whatever its kind.
+        port: serial device, URL, or serial number of a USB device; a board that runs elsewhere, whatever its kind. By
+            default the one port that could be that of a board on USB.
 
     Raises:
         MissingToolError: the emulator is not installed.
         BoardError: it does not start, or the port cannot be opened.
         UsageError: no port, or no image.
     """
-    if port is not None:
-        return RunningBoard(board, open_transport(port))
-    if board.firmware is None:
-        raise UsageError(no_firmware(board))
+    if port is not None or (board.start is None and board.usb is not None):
+        return RunningBoard(board, open_transport(find_port(board, port), board.serial.baud))
     if board.start is None:
         raise UsageError(f"{board.name} is on a port: name it with --port (a serial device, or rfc2217://host:port)")
+    if board.firmware is None and board.idf is None:
+        raise UsageError(no_firmware(board))
     if image is None:
         raise UsageError(f"{board.name} needs a flash image to start from")
     return start_program(board, image.firmware.path, image.flash)
@@ -185,7 +190,9 @@ def _launch(board: Board, program: Path, flash_image: Path, link: int) -> tuple[
     if board.cycle_model is not None:
         values |= {"lx7sim": lx7sim.program(), "cycle_model": board.cycle_model}
     command = [board.expand(argument, **values) for argument in board.start.command]
-    if board.start.package:
+    if board.start.machine:
+        command[0] = find_espressif_qemu(command[0], board.start.machine, board.name)
+    elif board.start.package:
         command[0] = find_program(command[0], board.start.package, board.name)
     over_stdio = not any("{fd}" in argument for argument in board.start.command)
     board.build_dir.mkdir(parents=True, exist_ok=True)

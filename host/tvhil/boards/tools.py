@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -24,6 +26,36 @@ def find_program(name: str, package: str, needed_for: str) -> str:
     if found is None:
         raise MissingToolError(f"{name} is not installed, {needed_for} needs it: {how_to_get(package)}")
     return found
+
+
+def find_espressif_qemu(name: str, machine: str, needed_for: str) -> str:
+    """Path of Espressif's QEMU, which has the name of the distribution's but knows its chips.
+
+    `$TVHIL_QEMU` names it; else the newest one of ESP-IDF's tools is taken, else one in the PATH.
+
+    Raises:
+        MissingToolError: there is none, or it does not know the machine.
+    """
+    named = os.environ.get("TVHIL_QEMU")
+    tools = Path(os.environ.get("IDF_TOOLS_PATH") or Path.home() / ".espressif") / "tools" / "qemu-xtensa"
+    candidates = [named] if named else [*map(str, sorted(tools.glob(f"*/qemu/bin/{name}"), reverse=True)), name]
+    for candidate in candidates:
+        program = shutil.which(candidate)
+        if program is not None and _knows_machine(program, machine):
+            return program
+    raise MissingToolError(
+        f"no {name} that knows the machine {machine}, {needed_for} needs it: python "
+        "$IDF_PATH/tools/idf_tools.py install qemu-xtensa, or name Espressif's QEMU in TVHIL_QEMU"
+    )
+
+
+@functools.cache
+def _knows_machine(program: str, machine: str) -> bool:
+    try:
+        listed = subprocess.run([program, "-M", "help"], capture_output=True, text=True, check=False, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return False
+    return any(line.split()[:1] == [machine] for line in listed.splitlines())
 
 
 def how_to_get(package: str) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """List the boards: what each is, the memory it offers a model, and whether everything it needs is installed. A board is
-a TOML file in boards/; the option --board of other commands takes its name, or the path of a file of one's own."""
+a TOML file in boards/; the option --board of other commands takes its name, or the path of a file of one's own. With
+--ports the serial ports of this machine, and which of them could be which board's."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   tvhil boards             every board; exit code 3 and a line for each file in boards/ that is malformed
+  tvhil boards --ports     serial ports, by their USB ids
   tvhil boards --json -    for machines
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tvhil boards`."""
+    parser.add_argument("--ports", action="store_true", help="list the serial ports instead")
     add_json(parser)
 
 
@@ -29,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     """List the boards."""
     from tvhil.boards import BoardFileError, list_boards
 
+    if options.ports:
+        return _ports(options)
     malformed: list[BoardFileError] = []
     found = [_describe(board) for board in list_boards(malformed)]
     columns = ["name", "kind", "arena", "flash", "latency in", "cost model", "ready", "what"]
@@ -45,6 +50,33 @@ def run(options: argparse.Namespace) -> int:
     for error in malformed:
         notice(str(error))
     return ExitCode.BAD_INPUT if malformed else ExitCode.OK
+
+
+def _ports(options: argparse.Namespace) -> int:
+    """List the serial ports."""
+    from dataclasses import asdict
+
+    from tvhil.boards import list_ports
+
+    ports = list_ports()
+    columns = ["port", "USB id", "serial number", "access", "could be", "what"]
+    rows = [
+        [
+            port.device, port.usb_id, port.serial_number, "yes" if port.may_open else "no", ", ".join(port.boards),
+            port.description,
+        ]
+        for port in ports
+    ]  # fmt: skip
+    emit(options, {"ports": [asdict(port) for port in ports]}, [list_table("Serial ports", columns, rows)])
+    for port in ports:
+        if port.boards and not port.may_open:
+            notice(
+                f"{port.device}: no permission to open it: sudo usermod --append --groups dialout $USER, then log out "
+                "and in"
+            )
+    if not ports:
+        notice("no serial port: plug a board in with a cable that carries data, not only power")
+    return ExitCode.OK
 
 
 def _describe(board: Board) -> dict[str, Any]:

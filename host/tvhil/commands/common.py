@@ -90,7 +90,9 @@ def building() -> Iterator[Callable[[int, int, str], None]]:
         disable=not console.is_terminal,
     ) as bar:  # fmt: skip
         task = bar.add_task("", total=None, visible=False)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name, visible=True)
+        yield lambda done, total, name: bar.update(
+            task, completed=done, total=total or None, description=name, visible=True
+        )
 
 
 def notice(text: str) -> None:
