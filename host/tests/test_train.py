@@ -68,7 +68,7 @@ def run_native(model_file: Path, out: Path) -> int:
     return main(words.split())
 
 
-TERNARY_RECIPES = ("ftervit", "tervit", "vit-1.58b", "binary", "learned", "cifar10")
+TERNARY_RECIPES = ("ftervit", "tervit", "vit-1.58b", "binary", "learned", "cifar10", "cifar10-gpu")
 
 
 @pytest.mark.parametrize("name", TERNARY_RECIPES)
@@ -257,6 +257,13 @@ def test_a_run_of_another_recipe_is_not_continued(tmp_path, digits):
     Trainer(recipe(phase()), digits, tmp_path, Options(stop_after=2)).run()
     with pytest.raises(UsageError, match=r"another recipe.*--restart"):
         Trainer(recipe(phase(batch=16)), digits, tmp_path).run()
+
+
+@pytest.mark.parametrize(("device", "message"), [("gpu0", "no device 'gpu0': cpu, cuda"), ("cuda", "--device cpu")])
+def test_a_device_that_is_not_there_is_refused(device, message, tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=message):
+        Trainer(recipe(phase()), digits, tmp_path, Options(device=device))
 
 
 def test_distillation_without_a_teacher_is_refused(tmp_path, digits):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -548,14 +549,18 @@ def _generator(seed: int, phase: int, stream: int, step: int) -> torch.Generator
 
 
 def _device(name: str) -> torch.device:
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"there is no device {name!r}: cpu, cuda or cuda:N")
+    if name == "cpu":
+        return torch.device(name)
+    if not torch.cuda.is_available():
         raise UsageError("no CUDA device is there: --device cpu")
-    if name == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True  # exact for integers, see `quantization.layers`
-        index = int(os.environ.get("LOCAL_RANK", "0"))
-        torch.cuda.set_device(index)
-        return torch.device("cuda", index)
-    return torch.device(name)
+    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"there is no {name}, only {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    torch.backends.cuda.matmul.allow_tf32 = True  # exact for integers, see `quantization.layers`
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 @contextlib.contextmanager
