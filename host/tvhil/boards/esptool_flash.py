@@ -221,6 +221,9 @@ class _Esptool:
         text, port = "\n".join(lines), self._port
         if "No module named esptool" in text:
             raise MissingToolError("esptool is not installed: pip install esptool")
+        there = "://" in port or os.path.exists(port)  # noqa: PTH110 -- COM3 is no path
+        if not there and (command != "flash-id" or "Connected to" in text):
+            return BoardLostError(f"{port}: the board was unplugged; plug it in and flash again")
         for pattern, kind, message in _CANNOT_OPEN:
             if re.search(pattern, text):
                 return kind(f"{port}: {message}")
@@ -228,8 +231,6 @@ class _Esptool:
             raise UsageError(
                 f"{port}: no such kind of port; known are a device, socket://HOST:PORT, rfc2217://HOST:PORT"
             )
-        if "://" not in port and not os.path.exists(port):  # noqa: PTH110 -- COM3 is no path
-            return BoardLostError(f"{port}: the board was unplugged; plug it in and flash again")
         if "Connected to" not in text:
             if "Wrong boot mode" in text:
                 return NoAnswerError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvhil.boards.board import Board, BoardFileError
@@ -34,7 +34,7 @@ class FlashPart:
     offset: int
     room: int
     path: Path | None = None
-    content: bytes = b""
+    content: bytes = field(default=b"", repr=False)
 
     @property
     def sha256(self) -> str:

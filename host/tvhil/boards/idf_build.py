@@ -218,7 +218,7 @@ def _steps(stream: Iterator[str], lines: list[str], keep: Callable[[str], object
         keep(line)
         lines.append(line.rstrip())
         if match := re.match(r"\[(\d+)/(\d+)\] (.*)", line):
-            yield int(match[1]), int(match[2]), match[3].split(" ")[-1].strip()
+            yield int(match[1]), int(match[2]), Path(match[3].split(" ")[-1].strip()).name
         elif match := re.match(r"(?:Compiling|Archiving|Linking|Generating|Building) (\S+)", line):
             done += 1
             yield done, 0, Path(match[1]).name
