@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from tvhil.models import VisionTransformer, model_config
 from tvhil.models.config import Preprocessing
 from tvhil.models.conv_teacher import ConvTeacher, ConvTeacherConfig
 from tvhil.quantization.config import QuantizationConfig
+from tvhil.quantization.convert import calibrate
 from tvhil.quantization.train import DivergedError
 from tvhil.quantization.training import trainer as trainer_module
 from tvhil.quantization.training.data import LabelledImages, TrainingData, load_training_data
@@ -147,6 +149,17 @@ def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(eve
     logs = [[tuple(row[c] for c in columns) for row in read_log(tmp_path / r / "log.csv")] for r in ("whole", "parts")]
     evaluated = [sorted({row for row in log if row[2]}) for log in logs]
     assert evaluated[0] == evaluated[1]
+
+
+def test_a_phase_with_real_activations_hands_on_scales_found_on_its_last_weights(tmp_path, digits):
+    weights = phase("weights", quantization=TERNARY, activations="real", learning_rate=0.1)
+    model = Trainer(recipe(weights), digits, tmp_path).run().model
+    expected = copy.deepcopy(model)
+    calibrate(expected, digits.train.images[:: len(digits.train) // 512][:512])
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    before = Trainer(recipe(replace(weights, learning_rate=1e-9)), digits, tmp_path / "still").run().model
+    assert float(before.quant_embed.scale) != float(model.quant_embed.scale)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, digits):

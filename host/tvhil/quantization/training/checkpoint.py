@@ -84,7 +84,7 @@ class TrainingState:
                     part, name = key.split("/", 1)
                     parts[part][name] = file.get_tensor(key)
             return cls(**values, model=parts["model"], ema=parts["ema"], optimizer=parts["optimizer"])
-        except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} is no state of a training run ({error}): --restart begins anew in its folder"
             ) from None

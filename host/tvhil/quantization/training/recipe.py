@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,7 +217,7 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         text, stem = (folder / f"{name}.toml").read_text(encoding="utf-8"), name
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of a number and of nesting, too
         raise InputError(f"recipe {name} is not TOML: {error}") from None
     for change in changes:
         _apply(values, change)
@@ -276,6 +277,8 @@ def _build(cls: type[Any], values: Mapping[str, Any], where: str) -> Any:
         expected = {"int": int, "float": float, "bool": bool, "str": str}.get(kind)
         if expected is not None and (not isinstance(value, expected) or (expected is int and isinstance(value, bool))):
             raise InputError(f"{where}: {key} must be {kind}, not {value!r}")
+        if kind == "float" and not math.isfinite(value):
+            raise InputError(f"{where}: {key} must be finite, not {value}")
         if kind.startswith("Mapping"):
             _table(value, f"{where}, {key}")
         arguments[key] = value
@@ -299,7 +302,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
         raise UsageError(f"--set takes KEY=VALUE, not {change!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     first, *rest = key.strip().split(".")
     if first != "phase" or not rest:

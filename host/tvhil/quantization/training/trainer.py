@@ -314,7 +314,7 @@ class Trainer:
             save(0)
         for step in range(start, steps):
             if step in recalibrate:
-                calibrate(cast(Any, model), cast(Any, self._calibration_images()))
+                calibrate(cast(Any, model), self._calibration_images())
             epoch, place = divmod(step, per_epoch)
             if epoch != order_epoch:
                 order = torch.randperm(len(self.labels), generator=_generator(self.recipe.seed, index, 0, epoch))
@@ -361,6 +361,8 @@ class Trainer:
         for module in model.modules():
             if isinstance(module, Quantizable):
                 module.real = False
+        if phase.activations == "real" and quantization_of_any(model):  # the scales are those of the first step
+            calibrate(cast(Any, model), self._calibration_images())
         if self.processes.rank == 0:
             save_model(self.out / f"{phase.name}.safetensors", model)
         return model
