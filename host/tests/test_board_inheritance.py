@@ -63,6 +63,11 @@ def test_what_a_board_says_itself_goes_before_the_other_boards(write):
         ('extends = "qemu-xtensa"\n[firmware]\nsauces_also = ["x"]', r"unknown key 'sauces'; did you mean 'sources'"),
         ('extends = "qemu-xtensa"\n[memory]\narena_also = ["x"]', r"\[memory\] unknown key 'arena_also'"),
         ('extends = "qemu-xtensa"\nmemory = 3', r"\[memory\] must be a table"),
+        ('extends = "qemu-xtensa"\n[start]\ncores = 3', r"\[start\] cores must be 1 or 2"),
+        (
+            'kind = "silicon"\nkernels = "simd"\n[memory]\narena = 1\nstack = 1\n[counter]\nunit = "cycles"',
+            "kernels 'simd' is none of portable, pie",
+        ),
         ('[firmware]\nsources_also = ["x"]\n[memory]\narena = 1\nstack = 1\n[counter]\nunit = "cycles"', "unknown key"),
     ],
 )

@@ -302,7 +302,8 @@ class ModelInfo:
         """Parse; raises ValueError for a malformed one."""
         signature, name, *numbers, layout, cores, kernels = _unpack(MODEL_INFO, payload)
         numbers[20] = ModelSource(numbers[20])
-        return cls(signature, _text(name), *numbers, Layout(layout), cores, _text(kernels))
+        numbers += [Layout(layout), cores, _text(kernels)]
+        return cls(signature, _text(name), *numbers)
 
     @property
     def image_bytes(self) -> int:
