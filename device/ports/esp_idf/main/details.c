@@ -18,6 +18,8 @@
 #endif
 #if CONFIG_ESPTOOLPY_OCT_FLASH
 #define FLASH_MODE "octal"
+#elif CONFIG_ESPTOOLPY_FLASHMODE_QIO
+#define FLASH_MODE "qio" // CONFIG_ESPTOOLPY_FLASHMODE is what the image's header says, and the ROM starts with dio
 #else
 #define FLASH_MODE CONFIG_ESPTOOLPY_FLASHMODE
 #endif
