@@ -74,6 +74,15 @@ def test_functions_and_lines_add_up_to_the_whole(recorded):
     assert any(line.file.endswith("kernels/portable/linear.c") and line.text for line in lines)
 
 
+def test_generated_code_has_the_name_of_the_memory_that_it_was_written_to(board):
+    with recorder(load_board("lx7sim")) as made:
+        recording, program = made.record(IMAGE, 0), made.program
+    assert np.array_equal(recording.logits, Predictor(small_model()).run(IMAGE[None])[0])
+    costs = dict(by_function(recording.rows, program))
+    assert costs["tvit_pie_workspaces (generated code)"].pie_macs > 0
+    assert "(unknown)" not in costs
+
+
 def test_every_stall_is_booked_once(recorded):
     recording, _ = recorded
     expected = {name: n for name, n in recording.totals.stall.items() if n and name != "sleep"}

@@ -97,6 +97,7 @@ class Program:
             raise InputError(f"{path}: has no symbols; do not strip the program")
         self.functions = functions
         self._starts = [f.start for f in functions]
+        self._variables = sorted(self._variable_bytes)
         self._line_starts = [row.start for row in self._lines]
         self._unwind_starts = [start for start, _, _ in self._unwind]
 
@@ -116,9 +117,15 @@ class Program:
         return self.functions[i] if i >= 0 and pc < self.functions[i].end else None
 
     def name_at(self, pc: int) -> str:
-        """The name of the function that an address belongs to, `(unknown)` for none."""
+        """The name of the function that an address belongs to, or of the variable that code was written to; `(unknown)`
+        for none."""
         function = self.function_at(pc)
-        return function.name if function else UNKNOWN
+        if function is not None:
+            return function.name
+        i = bisect_right(self._variables, (pc, "\uffff")) - 1
+        if i >= 0 and pc < self._variables[i][0] + self._variable_bytes[self._variables[i]]:
+            return f"{self._variables[i][1]} (generated code)"
+        return UNKNOWN
 
     def line_at(self, pc: int) -> Line | None:
         """The source line that an address was made from."""
@@ -149,6 +156,7 @@ class Program:
 
     def _read_symbols(self, elf: ELFFile) -> tuple[dict[str, int], list[Function]]:
         values: dict[str, int] = {}
+        self._variable_bytes: dict[tuple[int, str], int] = {}
         # Functions as the compiler marks them; labels of assembler files only fill what those leave.
         sized: dict[int, tuple[str, int]] = {}
         labels: dict[int, str] = {}
@@ -161,6 +169,8 @@ class Program:
                 if not name or symbol["st_shndx"] == "SHN_UNDEF":
                     continue
                 values.setdefault(name, address)
+                if kind == "STT_OBJECT" and size:
+                    self._variable_bytes[address, name] = size
                 if not self._in_code(address):
                     continue
                 if kind == "STT_FUNC" and (address not in sized or size > sized[address][1]):
