@@ -43,9 +43,11 @@ typedef struct tvit_port {
     void (*write)(void *user, const uint8_t *bytes, size_t count);
     // A counter that only grows; a port whose hardware counter wraps extends it. Called at least once an operator.
     uint64_t (*counter)(void *user);
-    void (*idle)(void *user);          // nothing to do: wait for a byte if the machine can; NULL to spin
-    void (*keep_alive)(void *user);    // called once an operator during a run, e.g. to feed a watchdog; NULL for none
-    void (*reset)(void *user);         // restart the board, does not return; NULL where it can't
+    void (*idle)(void *user);       // nothing to do: wait for a byte if the machine can; NULL to spin
+    void (*keep_alive)(void *user); // called once an operator during a run, e.g. to feed a watchdog; NULL for none
+    void (*reset)(void *user);      // restart the board, does not return; NULL where it can't
+    // Change the rate of the line, both ways, when all that was written has left; NULL where the line has no rate.
+    void (*set_baud)(void *user, uint32_t baud);
     uint32_t (*heap_used)(void *user); // bytes of heap in use; NULL where there is no heap
 
     uint32_t clock_hz;                   // of the core, 0 when unknown
@@ -82,6 +84,7 @@ typedef struct tvit_port {
     uint32_t static_bytes;     // .data + .bss without stack, arena and model RAM
     uint32_t code_bytes;       // .text + .rodata
     uint32_t heap_bytes;       // size of the heap, 0 for none
+    uint32_t baud, most_baud;  // rates of the line: at the start, and the highest; with set_baud only
     uint32_t window_bytes;     // how many bytes may be on their way to the device; 0: one frame at a time
     uint32_t test_faults;      // 1: TEST_FAULT is armed
     uintptr_t invalid_address; // what TVIT_LINK_TEST_INVALID_LOAD reads

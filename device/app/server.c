@@ -95,10 +95,10 @@ static void handle_hello(tvit_server *server, const tvit_frame *frame) {
     tvit_put_u16(p + 4, TVIT_LINK_VERSION);
     tvit_put_u16(p + 6, TVIT_VERSION);
     tvit_put_u32(p + 8, nonce);
-    tvit_put_u32(p + 12, (port->model_ram_bytes ? TVIT_LINK_CAP_MODEL_RAM : 0) |
-                             (port->reset ? TVIT_LINK_CAP_RESET : 0) |
-                             (port->trace_capacity ? TVIT_LINK_CAP_TRACE : 0) |
-                             (port->test_faults ? TVIT_LINK_CAP_TEST_FAULT : 0));
+    tvit_put_u32(p + 12,
+                 (port->model_ram_bytes ? TVIT_LINK_CAP_MODEL_RAM : 0) | (port->reset ? TVIT_LINK_CAP_RESET : 0) |
+                     (port->trace_capacity ? TVIT_LINK_CAP_TRACE : 0) |
+                     (port->test_faults ? TVIT_LINK_CAP_TEST_FAULT : 0) | (port->set_baud ? TVIT_LINK_CAP_BAUD : 0));
     tvit_put_u32(p + 16, TVIT_LINK_MAX_PAYLOAD);
     tvit_put_u32(p + 20, port->window_bytes);
     tvit_put_u32(p + 24, 0);
@@ -167,6 +167,38 @@ static void handle_test_fault(tvit_server *server, const tvit_frame *frame) {
     }
 }
 
+// A rate is on trial until the host, which has heard an answer at it, asks for it once more (PROTOCOL.md, section 7).
+static void handle_set_baud(tvit_server *server, const tvit_frame *frame) {
+    enum { SLOWEST = 9600 };
+    const tvit_port *port = server->port;
+    const uint32_t baud = tvit_get_u32(frame->payload);
+    if (!port->set_baud) {
+        tvit_answer_error(server, frame, TVIT_LINK_E_NOT_SUPPORTED);
+    } else if (baud < SLOWEST || baud > port->most_baud) {
+        tvit_answer_error(server, frame, TVIT_LINK_E_ARGUMENT);
+    } else if (baud == server->baud) {
+        server->baud_before = 0;
+        tvit_answer(server, frame, 0);
+    } else {
+        tvit_answer(server, frame, 0);
+        if (!server->baud_before) server->baud_before = server->baud;
+        server->baud = baud;
+        server->trial_bytes = 0;
+        port->set_baud(port->user, baud);
+    }
+}
+
+static void count_trial(tvit_server *server) {
+    if (!server->baud_before) return;
+    server->trial_bytes += server->input_bytes;
+    if (server->trial_bytes <= TVIT_LINK_BAUD_TRIAL) return;
+    server->baud = server->baud_before;
+    server->baud_before = 0;
+    server->port->set_baud(server->port->user, server->baud);
+    memset(&server->decoder, 0, sizeof server->decoder);
+    server->input_at = server->input_bytes; // it was noise
+}
+
 // Length of a request's payload: at least `least`, at most `most`. Type 0 and types without an entry are unknown.
 static const struct {
     uint16_t least, most;
@@ -183,6 +215,7 @@ static const struct {
     [TVIT_LINK_MODEL_LOAD] = {8, 8},
     [TVIT_LINK_RESET] = {4, 4},
     [TVIT_LINK_TEST_FAULT] = {4, 4},
+    [TVIT_LINK_SET_BAUD] = {4, 4},
 };
 
 // Answers for the request where that is all there is to do: a late duplicate, or a barrier that has been done.
@@ -279,12 +312,16 @@ void tvit_dispatch(tvit_server *server, const tvit_frame *frame) {
     case TVIT_LINK_TEST_FAULT:
         handle_test_fault(server, frame);
         break;
+    case TVIT_LINK_SET_BAUD:
+        handle_set_baud(server, frame);
+        break;
     }
 }
 
 void tvit_server_start(tvit_server *server, const tvit_port *port) {
     memset(server, 0, sizeof *server);
     server->port = port;
+    server->baud = port->baud;
     tvit_paint_stack(server);
     tvit_use_flash_model(server);
     uint8_t *p = tvit_payload(server);
@@ -303,6 +340,8 @@ int tvit_server_poll(tvit_server *server) {
             server->input_at = 0;
             server->input_bytes = (uint32_t)port->read(port->user, server->input, sizeof server->input);
             if (server->input_bytes == 0) break;
+            count_trial(server);
+            if (server->input_at == server->input_bytes) continue;
         }
         any = 1;
         tvit_frame frame;

@@ -21,6 +21,9 @@ typedef struct {
     uint8_t input[64];
     uint32_t input_at, input_bytes;
 
+    uint32_t baud, baud_before; // rate of the line; and the one to go back to while it is on trial, 0 when it is not
+    uint32_t trial_bytes;       // received on trial
+
     uint8_t session; // 0: none
     uint32_t nonce;
 

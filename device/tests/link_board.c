@@ -15,7 +15,7 @@ struct link_board {
     uint8_t *output;
     size_t output_bytes, output_capacity;
     uint64_t ticks;
-    uint32_t resets, runs;
+    uint32_t resets, runs, baud;
     int faulted; // the server is in tvit_server_fault, which only a restart leaves
     jmp_buf silence;
 };
@@ -49,6 +49,7 @@ static uint64_t tick(void *user) {
 static void reset(void *user) {
     link_board *board = user;
     board->resets++;
+    board->baud = board->port.baud;
     board->port.boot_reason = "reset";
     if (board->faulted) longjmp(board->silence, 1);
     tvit_server_start(&board->server, &board->port);
@@ -56,6 +57,10 @@ static void reset(void *user) {
 
 static void alive(void *user) {
     ((link_board *)user)->runs++;
+}
+
+static void set_baud(void *user, uint32_t baud) {
+    ((link_board *)user)->baud = baud;
 }
 
 static void *aligned(size_t bytes) {
@@ -105,6 +110,15 @@ tvit_port *link_board_port(link_board *board) {
 
 void link_board_restart(link_board *board) {
     tvit_server_start(&board->server, &board->port);
+}
+
+void link_board_offer_rates(link_board *board, uint32_t start, uint32_t most) {
+    board->port.set_baud = set_baud;
+    board->port.baud = board->baud = start;
+    board->port.most_baud = most;
+}
+uint32_t link_board_baud(const link_board *board) {
+    return board->baud;
 }
 
 void link_board_log(link_board *board, const char *text) {

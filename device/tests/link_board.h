@@ -14,6 +14,9 @@ void link_board_free(link_board *board);
 // What the board offers, to be changed before a restart.
 tvit_port *link_board_port(link_board *board);
 void link_board_restart(link_board *board);
+// A line with rates, from the next restart on; and the one it has now.
+void link_board_offer_rates(link_board *board, uint32_t start, uint32_t most);
+uint32_t link_board_baud(const link_board *board);
 void link_board_log(link_board *board, const char *text);
 
 // Handle bytes; returns how many bytes of output wait. link_board_drain fetches them all.

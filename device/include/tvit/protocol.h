@@ -38,6 +38,7 @@ typedef enum {
     TVIT_LINK_MODEL_LOAD = 10,
     TVIT_LINK_RESET = 11,
     TVIT_LINK_TEST_FAULT = 12,
+    TVIT_LINK_SET_BAUD = 13,
 } tvit_link_request;
 
 #define TVIT_LINK_ANSWER 0x80u
@@ -73,6 +74,7 @@ typedef enum {
     TVIT_LINK_CAP_RESET = 2,      // RESET restarts the board
     TVIT_LINK_CAP_TRACE = 4,      // RUN can record operators
     TVIT_LINK_CAP_TEST_FAULT = 8, // TEST_FAULT is armed
+    TVIT_LINK_CAP_BAUD = 16,      // SET_BAUD works: the line is a UART
 } tvit_link_capability;
 
 // What READ, WRITE and CHECKSUM address.
@@ -108,6 +110,7 @@ typedef enum {
 #define TVIT_LINK_MEMORY_REPAINT 1u     // MEMORY: afterwards forget the high-water marks (and every tensor)
 #define TVIT_LINK_RESET_KEY 0x52455345u // keeps a random frame from resetting the board
 #define TVIT_LINK_ALL 0xffffffffu       // RUN: all operators
+#define TVIT_LINK_BAUD_TRIAL 512u       // SET_BAUD: bytes received until a rate that was not confirmed is given up
 
 // Sizes of the fixed payloads (PROTOCOL.md has the fields).
 #define TVIT_LINK_HELLO_BYTES 12u

@@ -56,6 +56,10 @@ static void write_line(void *user, const uint8_t *bytes, size_t count) {
 static void wait_line(void *user) {
     native_line_wait(user);
 }
+static void set_baud(void *user, uint32_t baud) {
+    (void)user;
+    (void)baud; // a pty carries everything at once, at any rate
+}
 static uint64_t read_counter(void *user) {
     (void)user;
     return native_counter_read(&counter);
@@ -234,6 +238,11 @@ int main(int argc, char **argv) {
     port.idle = wait_line;
     port.counter = read_counter;
     port.reset = reset_board;
+    if (kind == PTY) {
+        port.set_baud = set_baud;
+        port.baud = 115200;
+        port.most_baud = 4000000;
+    }
     port.counter_unit = counter.instructions ? TVIT_LINK_COUNTER_INSTRUCTIONS : TVIT_LINK_COUNTER_NANOSECONDS;
     port.counter_multiplier = port.counter_divisor = 1;
     if (model) map_model(model);

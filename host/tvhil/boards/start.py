@@ -63,7 +63,7 @@ class RunningBoard:
             LinkError: the board does not answer.
             BoardError: its process ended.
         """
-        self._client = LinkClient(self.transport, timeouts, seed, log)
+        self._client = LinkClient(self.transport, timeouts, seed, log, self.board.serial.link_rates)
         try:
             self._client.connect()
         except LinkClosedError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from tvhil.link import messages
@@ -46,6 +46,7 @@ class LinkClient:
         timeouts: how patient to be.
         seed: of session numbers and nonces; None for random ones.
         log: receives what the firmware logs.
+        rates: that a serial line may go up to, best first.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class LinkClient:
         timeouts: LinkTimeouts | None = None,
         seed: int | None = None,
         log: Callable[[str], None] | None = None,
+        rates: Sequence[int] = (),
     ) -> None:
         self.transport = transport
-        self.session = Session(transport, timeouts, seed, log)
+        self.session = Session(transport, timeouts, seed, log, rates)
 
     @property
     def timeouts(self) -> LinkTimeouts:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tvhil.errors import BoardError
+from tvhil.errors import BoardError, ExitCode
 from tvhil.link.messages import ErrorCode, Fault
 
 
@@ -21,6 +21,8 @@ class LinkClosedError(LinkError):
 
 class LinkVersionError(LinkError):
     """The board speaks another version of the protocol."""
+
+    exit_code = ExitCode.OLD_FIRMWARE
 
 
 class BoardResetError(LinkError):

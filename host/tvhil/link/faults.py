@@ -154,6 +154,7 @@ class FaultyTransport(Transport):
     def __init__(self, inner: Transport, outward: Corrupter, inward: Corrupter, seed: int = 0) -> None:
         self.name = f"{inner.name} (with faults)"
         self.seconds_per_byte = inner.seconds_per_byte
+        self.baud = inner.baud
         self.inner = inner
         self.outward = outward
         self.inward = inward
@@ -162,6 +163,11 @@ class FaultyTransport(Transport):
         self._random = random.Random(seed)
         self._stalled_until: float | None = None
         self._late_out = self._late_in = b""
+
+    def set_baud(self, baud: int) -> None:
+        """As `Transport.set_baud`."""
+        self.inner.set_baud(baud)
+        self.baud, self.seconds_per_byte = self.inner.baud, self.inner.seconds_per_byte
 
     @property
     def faults(self) -> int:

@@ -17,6 +17,7 @@ ALL = 0xFFFFFFFF
 NO_INDEX = 0xFFFFFFFF
 MEMORY_REPAINT = 1
 RESET_KEY = 0x52455345
+BAUD_TRIAL = 512
 
 
 class Request(IntEnum):
@@ -34,6 +35,7 @@ class Request(IntEnum):
     MODEL_LOAD = 10
     RESET = 11
     TEST_FAULT = 12
+    SET_BAUD = 13
 
 
 class Event(IntEnum):
@@ -71,6 +73,7 @@ class Capability(IntFlag):
     RESET = 2
     TRACE = 4
     TEST_FAULT = 8
+    BAUD = 16
 
 
 class Region(IntEnum):

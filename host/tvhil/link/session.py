@@ -3,28 +3,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tvhil.link import framing, messages
 from tvhil.link.errors import (
     BoardFaultError,
     BoardResetError,
+    LinkClosedError,
     LinkError,
     LinkTimeoutError,
     LinkVersionError,
     RemoteError,
 )
 from tvhil.link.framing import Frame
-from tvhil.link.messages import ErrorCode, Event, Fault, HelloAnswer, Request
+from tvhil.link.messages import Capability, ErrorCode, Event, Fault, HelloAnswer, Request
 from tvhil.link.transports import Transport
 from tvhil.packing.format import Status
 
 _MOST_PENDING = 64
 _REMEMBERED = 1024  # transmissions whose fate is open
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 128, 4096
+_TRIAL_PATIENCE = 1.0  # seconds for an answer at a rate that is on trial
+_TRIAL_PATTERN = bytes(range(0, 256, 8))  # short: the board counts what it receives on trial
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ class Session:
         timeouts: how patient to be.
         seed: of session number and nonce; None for a random one.
         log: receives the texts of LOG events.
+        rates: that the line may go up to, best first.
     """
 
     def __init__(
@@ -188,8 +193,11 @@ class Session:
         timeouts: LinkTimeouts | None = None,
         seed: int | None = None,
         log: Callable[[str], None] | None = None,
+        rates: Sequence[int] = (),
     ) -> None:
         self.transport = transport
+        self._rates = tuple(rates)
+        self._first_rate = transport.baud  # that the board starts with
         self.timeouts = timeouts or LinkTimeouts()
         self.statistics = LinkStatistics()
         self.hello: HelloAnswer | None = None
@@ -221,11 +229,66 @@ class Session:
     def open(self) -> HelloAnswer:
         """Open a new session, which ends whatever the board was doing.
 
+        Where the line has rates, the board is looked for at the one that it starts with and at those that an earlier
+        host may have left it at, and then the line goes up to the best rate that both ends and the cable bear.
+
         Raises:
             LinkTimeoutError: nobody answers.
             LinkVersionError: the firmware speaks another version.
             BoardFaultError: the firmware has crashed and waits for a reset.
         """
+        if not self._rates:
+            return self._open(self.timeouts.connect)
+        answer = self._found()
+        if Capability.BAUD in answer.capabilities:
+            for rate in self._rates:
+                if rate == self.transport.baud or self.change_baud(rate):
+                    break
+        return answer
+
+    def _found(self) -> HelloAnswer:
+        """Open a session at the rate at which the board is."""
+        short = min(_TRIAL_PATIENCE, self.timeouts.connect)
+        for rate in dict.fromkeys((self.transport.baud, self._first_rate, *self._rates)):
+            self.transport.set_baud(rate)
+            with contextlib.suppress(LinkTimeoutError):
+                return self._open(short)
+        self.transport.set_baud(self._first_rate)  # it may still be starting
+        return self._open(self.timeouts.connect)
+
+    def change_baud(self, baud: int) -> bool:
+        """Change the rate of the line at both ends (device/PROTOCOL.md, section 7); False where it stays as it was.
+
+        Raises:
+            LinkError: the board answers at neither rate.
+        """
+        before, payload = self.transport.baud, baud.to_bytes(4, "little")
+        try:
+            self.ask(Ask(Request.SET_BAUD, payload, 0, patience=_TRIAL_PATIENCE))
+        except RemoteError:
+            return False
+        except LinkTimeoutError:
+            pass  # the answer may be what was lost
+        if self._answers_at(baud, payload):
+            return True
+        self.transport.set_baud(before)
+        self.transport.write(bytes(2 * messages.BAUD_TRIAL))  # ends the trial at the board; zeros are no frames
+        self.ask(Ask(Request.ECHO, _TRIAL_PATTERN))
+        return False
+
+    def _answers_at(self, baud: int, payload: bytes) -> bool:
+        try:
+            self.transport.set_baud(baud)
+            if self.ask(Ask(Request.ECHO, _TRIAL_PATTERN, patience=_TRIAL_PATIENCE)) == _TRIAL_PATTERN:
+                self.ask(Ask(Request.SET_BAUD, payload, 0, patience=_TRIAL_PATIENCE))
+                return True
+        except (BoardResetError, BoardFaultError, LinkClosedError):
+            raise
+        except LinkError:
+            pass  # silence, or our end does not know the rate
+        return False
+
+    def _open(self, patience: float) -> HelloAnswer:
         self.hello = None
         previous = self._session
         while self._session in (0, previous):
@@ -235,12 +298,12 @@ class Session:
         hello = messages.HELLO.pack(messages.MAGIC, messages.LINK_VERSION, 0, nonce)
         self._opening = True
         try:
-            payload = self.ask(Ask(Request.HELLO, hello, patience=self.timeouts.connect))
+            payload = self.ask(Ask(Request.HELLO, hello, patience=patience))
             answer = HelloAnswer.unpack(payload)
         except LinkTimeoutError as error:
             heard = "sends bytes, but none of this protocol" if self.statistics.bytes_received else "is silent"
             raise LinkTimeoutError(
-                f"{self.name}: no board answers after {self.timeouts.connect:g} s: the port {heard}. "
+                f"{self.name}: no board answers after {patience:g} s: the port {heard}. "
                 "Check port and baud rate, and that the tvhil firmware is flashed and running"
             ) from error
         except RemoteError as error:
@@ -394,6 +457,11 @@ class Session:
         else:
             patience = self._patience(ask)
             if now - max(pending.first_sent, self._last_heard) > patience:
+                if self.transport.baud != self._first_rate and ask.patience is None:
+                    raise BoardResetError(
+                        f"{self.name}: no answer at {self.transport.baud:,} baud for {patience:g} s: the board "
+                        "restarted, hangs, or was unplugged"
+                    )
                 raise LinkTimeoutError(
                     f"{self.name}: {ask.type.name} was not answered for {patience:g} s ({pending.attempts} attempts): "
                     "the board hangs or was unplugged"

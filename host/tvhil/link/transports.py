@@ -19,6 +19,7 @@ from tvhil.link.errors import LinkClosedError, LinkError
 
 _READ = 65536
 _WRITE_TIMEOUT = 10.0
+_SETTLING = 0.02  # seconds until both ends of a serial line have changed their rate
 
 
 class Transport(ABC):
@@ -27,10 +28,12 @@ class Transport(ABC):
     Attributes:
         name: how messages call it.
         seconds_per_byte: that the line takes, as far as it is known.
+        baud: rate of the line, 0 where it has none.
     """
 
     name: str
     seconds_per_byte: float = 0.0
+    baud: int = 0
 
     @abstractmethod
     def read(self, timeout: float) -> bytes:
@@ -61,6 +64,13 @@ class Transport(ABC):
         """
         raise LinkClosedError(f"{self.name}: this line cannot be opened again")
 
+    def set_baud(self, baud: int) -> None:  # noqa: B027 -- most lines have none
+        """Change the rate of the line; nothing to do where it has none.
+
+        Raises:
+            LinkError: it does not know this rate.
+        """
+
     def fileno(self) -> int:
         """Descriptor to wait for bytes on, -1 where there is none."""
         return -1
@@ -81,13 +91,13 @@ class SerialTransport(Transport):
 
     def __init__(self, url: str, baud: int = 115200) -> None:
         self.name = url
+        self.baud = baud
         self.seconds_per_byte = 10 / baud  # start and stop bit
         self._gone = f"{url}: the port is gone (cable unplugged, or the emulator ended)"
-        self._baud = baud
         self._open()
 
     def _open(self) -> None:
-        url, baud = self.name, self._baud
+        url, baud = self.name, self.baud
         try:
             # A short timeout: to change it later would set up the port again. Two hosts would share the bytes.
             local = {} if "://" in url else {"exclusive": True, "write_timeout": _WRITE_TIMEOUT}
@@ -123,6 +133,19 @@ class SerialTransport(Transport):
             raise LinkError(f"{self.name}: the board takes no bytes (is its firmware running?)") from error
         except (serial.SerialException, OSError, ValueError, TypeError) as error:
             raise LinkClosedError(self._gone) from error
+
+    def set_baud(self, baud: int) -> None:
+        """As `Transport.set_baud`."""
+        if baud == self.baud:
+            return
+        try:
+            self._port.flush()
+            self._port.baudrate = baud
+        except (serial.SerialException, OSError, ValueError, TypeError) as error:
+            raise LinkError(f"{self.name}: this port does not go up to {baud:,} baud") from error
+        self.baud = baud
+        self.seconds_per_byte = 10 / baud
+        time.sleep(_SETTLING)
 
     def close(self) -> None:
         """As `Transport.close`."""
