@@ -17,8 +17,10 @@ from tvhil.packing import pack_vit, read_model
 from tvhil.packing.format import OpKind, ScaleMode
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.trits import Codec
-from tvhil.prediction.latency import RUN, CostModel, _dot_features, kind_of, operator_features, run_features
+from tvhil.prediction.latency import RUN, CostModel, run_features
 from tvhil.prediction.memory import MemoryLimits, arena_bytes, check_fit, predict_memory
+from tvhil.prediction.portable_work import dot_features, operator_features
+from tvhil.prediction.work import OperatorWork, kind_of, model_work
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +43,7 @@ def operators_named(model, name):
 
 @given(st.integers(1, 1000), st.integers(1, 20))
 def test_the_steps_of_a_dot_product_cover_every_input_once(terms, calls):
-    features = _dot_features(calls, terms)
+    features = dot_features(calls, terms)
     assert 4 * features["dot_quads"] + features["dot_singles"] == calls * terms
     assert features["dot_chunks"] == calls * -(-terms // 128)
 
@@ -123,15 +125,13 @@ def test_a_fit_predicts_other_models_when_costs_are_linear_in_the_amounts(calibr
         return sum(table.setdefault(name, float(rng.uniform(2, 30))) * amount for name, amount in features.items())
 
     models = list(random_models())
-    rows = [
-        calibrate.Measurement(kind_of(op), features, cost(kind_of(op), features))
-        for model in models
-        for op in model.operators
-        for features in [operator_features(model, op)]
-    ]
-    rows += [calibrate.Measurement(RUN, f, cost(RUN, f)) for f in map(run_features, models)]
+    rows = []
+    for model in models:
+        rows += [calibrate.Measurement(work, cost(work.kind, work.phases[0][0])) for work in model_work(model)]
+        rest = run_features(model)
+        rows.append(calibrate.Measurement(OperatorWork("", RUN, ((rest,),)), cost(RUN, rest)))
     fitted = CostModel("cycles", "portable", calibrate.fit(rows))
-    assert max(worst for _, _, worst in calibrate.errors(rows, fitted).values()) < 1e-4
+    assert max(found.worst for found in calibrate.errors(rows, fitted).values()) < 1e-4
     other = model_of(image_size=(56, 56), channels=3, patch_size=8, embed_dim=96, heads=3, depth=2, mlp_dim=384)
     features = [(kind_of(op), operator_features(other, op)) for op in other.operators]
     expected = sum(cost(kind, f) for kind, f in features if kind in true) + cost(RUN, run_features(other))
@@ -175,9 +175,9 @@ def test_a_malformed_cost_table_is_refused(table):
 def test_writing_the_cost_table_leaves_the_rest_of_the_board_file_alone(calibrate):
     cost = CostModel("cycles", "portable", {"run": {"operators": 12.5}, "linear": {"rows": 1e-9}})
     board = '# a board\nname = "x"\n\n# memories\n[[memory]]\nbytes = 5\n'
-    once = calibrate.replace_cost_table(board, calibrate.cost_table(cost, "Fitted: once"))
+    once = calibrate.replace_cost_table(board, calibrate.cost_table(cost, ["Fitted: once"]))
     twice = calibrate.replace_cost_table(
-        once + "\n# after\n[link]\nbaud = 1\n", calibrate.cost_table(cost, "Fitted: twice")
+        once + "\n# after\n[link]\nbaud = 1\n", calibrate.cost_table(cost, ["Fitted: twice"])
     )
     assert twice.startswith(board)
     assert "# after\n[link]\nbaud = 1\n" in twice

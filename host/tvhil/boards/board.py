@@ -5,8 +5,9 @@
 with a flash chip; `[cost]` by `prediction.latency.CostModel`. Texts in `[firmware]` and `[start]` may name the figures
 of `[memory]` in braces: `--arena={arena}`. boards/README.md tells how to write one.
 
-`extends = "other"` brings all of another board's file but its `[cost]`. What the file says itself goes before that, key
-by key; a list in `[firmware]` whose key ends in `_also` (`sources_also`, `cflags_also`) is appended to the other's.
+`extends = "other"` brings all of another board's file, its `[cost]` only together with its firmware and counter. What
+the file says itself goes before that, key by key; a list in `[firmware]` whose key ends in `_also` (`sources_also`,
+`cflags_also`) is appended to the other's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,12 +116,14 @@ class Counter:
         source: where the figure comes from, for people.
         tick_time, instruction_shift: on an emulator whose clock moves 2^instruction_shift units an instruction, and
             that counts ticks of tick_time units: instructions = ticks * tick_time / 2^instruction_shift.
+        band_percent: how far a measured latency may be from what `[cost]` predicts; 0 where nothing is promised.
     """
 
     unit: str
     source: str = ""
     tick_time: int = 0
     instruction_shift: int = 0
+    band_percent: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ class Board:
         firmware: how it is built; None for a board that another tool builds.
         start: how it is started; None for a board that is on a port.
         counter: of latency.
-        cost: the cost model; None as long as nobody has calibrated the board.
+        cost: the cost model, of a simulation that of the board it stands for; None as long as nobody has calibrated it.
         firmware_of: another board, whose memory and firmware, to the byte, are this one's.
         trusted_keys: files of public keys, relative to the board file. Where there are any, only model files that were
             signed by one of them are put on this board (`packing.signing`).
@@ -242,6 +245,13 @@ class Board:
     def cycle_model(self) -> Path | None:
         """The parameters of the cycle model, of a board that is simulated with one."""
         return checkout() / self.start.cycle_model if self.start is not None and self.start.cycle_model else None
+
+    @property
+    def cores(self) -> int:
+        """Cores that its firmware shares an operator among where the kernels can: both of the ESP32-S3's."""
+        if self.start is not None:
+            return self.start.cores
+        return 2 if self.kernels == "pie" else 1
 
     @property
     def limits(self) -> MemoryLimits:
@@ -384,6 +394,8 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
     board = read(
         Board, "", plain, path=path, memory=memory, firmware=firmware, start=start, counter=counter, cost=cost, **given
     )  # fmt: skip
+    if cost is None and board.stands_for:
+        board = replace(board, cost=load_board(_beside(path, "stands_for", board.stands_for)).cost)
     if board.name != path.stem:
         raise BoardFileError(f"{path}: its name is {board.name!r}; name and file must agree")
     if board.kind not in KINDS:
@@ -415,7 +427,8 @@ def _extended(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     borrowing = next((key for key in ("extends", "firmware_of") if key in {**base, **own}), None)
     if borrowing:
         raise BoardFileError(f"{path}: extends {name!r}: {borrowing} cannot be combined with it; name the first board")
-    base.pop("cost", None)
+    if {"firmware", "counter", "kernels"} & own.keys():
+        base.pop("cost", None)
     for key, value in own.items():
         table = base.get(key)
         base[key] = _overlaid(path, table, value, key) if isinstance(table, dict) and isinstance(value, dict) else value

@@ -111,8 +111,8 @@ def _measure(options: argparse.Namespace, board: Board) -> dict[str, Any]:
             notice(f"{model.name}: {model.info.macs:,} multiply-accumulates, {images} image{'s' * (images > 1)}")
             measured = measure(_opener(options, board), model, images)
             facts = measured.facts
-            row = model_row(measured, model_facts(model, file), board.cost)
-            row["cores"] = board.start.cores if board.start is not None else 1
+            row = model_row(measured, model_facts(model, file), board.cost, board.cores)
+            row["cores"] = board.cores
             if one_core is not None:
                 put_model_beside(row, measure(_opener(options, one_core), model, images), "one_core")
             if reference is not None:

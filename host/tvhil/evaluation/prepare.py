@@ -44,7 +44,7 @@ def predicted_report(model: TvitModel, file: Path, boards: Board | Sequence[Boar
         "kind": "+".join(sorted({one.kind for one in every})),
         "details": None,
     }
-    prediction = board.cost.predict(model) if board.cost is not None and len(every) == 1 else None
+    prediction = board.cost.predict(model, board.cores) if board.cost is not None and len(every) == 1 else None
     fill_latency_prediction(report, prediction, [op.name for op in model.operators])
     report["memory"] = predict_memory(model, board.limits)
     report["memory"]["static"] = _static_of_last_build(board) if len(every) == 1 else None

@@ -46,7 +46,14 @@ from tvhil.packing.format import (
     Status,
     align,
 )
-from tvhil.packing.trits import GAPS_MOST_INPUTS, Codec, decode_matrix, gaps_instructions, matrix_bytes
+from tvhil.packing.trits import (
+    GAPS_MOST_INPUTS,
+    Codec,
+    decode_matrix,
+    gaps_instructions,
+    gaps_row_instructions,
+    matrix_bytes,
+)
 
 _PLAN_BLOCK = 64  # tensors that the C runtime checks together: the order of its refusals
 _MOST_BYTES = 0xFFFFFFFF  # the header's file_bytes has 32 bits
@@ -216,7 +223,8 @@ class TvitModel:
     @property
     def classes(self) -> list[str]:
         """Class names, `class 0` … where the file has none."""
-        names = self.meta.get("classes") or []
+        names = self.meta.get("classes")
+        names = names if isinstance(names, list) else []
         return [str(names[i]) if i < len(names) else f"class {i}" for i in range(self.info.classes)]
 
     def weights(self, op: Operator) -> LinearWeights:
@@ -229,6 +237,10 @@ class TvitModel:
     def instructions(self, op: Operator) -> int:
         """Instructions of a PATCH_EMBED or LINEAR operator's matrix, which is stored in codec gaps."""
         return gaps_instructions(self._data_from(op["trits_at"]), op["n"])
+
+    def row_instructions(self, op: Operator) -> npt.NDArray[np.int64]:
+        """The same for each output channel, `[n]`."""
+        return gaps_row_instructions(self._data_from(op["trits_at"]), op["n"])
 
     def output_region(self, op: Operator) -> Region:
         """What an operator writes."""

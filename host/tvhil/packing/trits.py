@@ -295,8 +295,13 @@ def _decode_gaps(raw: npt.NDArray[np.uint8], n: int, k: int) -> Matrix:
 
 def gaps_instructions(data: bytes | memoryview, n: int) -> int:
     """Instructions of all rows of a well-formed matrix in codec `gaps`."""
+    return int(gaps_row_instructions(data, n).sum())
+
+
+def gaps_row_instructions(data: bytes | memoryview, n: int) -> npt.NDArray[np.int64]:
+    """Instructions of each row of a well-formed matrix in codec `gaps`, `[n]`."""
     headers, _ = _gaps_headers(np.frombuffer(data, np.uint8), n, -(-n // TILE_CHANNELS))
-    return int((headers & 0xFFF).sum())
+    return (headers & 0xFFF).astype(np.int64)
 
 
 def _gaps_headers(raw: npt.NDArray[np.uint8], n: int, tiles: int) -> tuple[npt.NDArray[np.uint32], IntArray]:

@@ -3,163 +3,39 @@
 
 What one operator does follows from its shape, and from the number of its non-zero trits where only these are stored
 (device/CONTRACT.md has no work that depends on activations), so its cost is `sum of coefficient * amount`. The amounts
-are counted here from the model file, as the kernels' loops count them (device/include/tvit/kernels.h); the
-coefficients, in the board's unit, are in the `[cost]` table of the board file and are fitted to measurements by
+are counted from the model file, as the kernels' loops count them (`portable_work`, `pie_work`); the coefficients, in
+the board's unit, are in the `[cost]` table of the board file and are fitted to measurements by
 tools/calibrate_cost_model.py.
+
+Of the PIE kernels the amounts of each core are known, so a phase takes as long as the core that has most to do. Lines
+of weights that come from flash are counted by a model of the cache (`flash_reads`), and where both cores read, one
+sometimes waits for the other: the more often, the busier the other one keeps the bus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvhil.errors import InputError
-from tvhil.packing.format import OpKind
-from tvhil.packing.reader import Operator, TvitModel
-from tvhil.packing.trits import Codec
+from tvhil.packing.reader import TvitModel
+from tvhil.prediction.flash_reads import CacheShape
+from tvhil.prediction.pie_work import Features
+from tvhil.prediction.work import KERNELS, OperatorWork, model_work
 
-Features = dict[str, float]
 UNITS = ("cycles", "instructions", "seconds")
-# Amounts of the loop around the operators; the other tables of a cost model are named by `kind_of`.
+# Tables of a cost model that are no kind of operator: the loop around the operators; lines that are read from flash,
+# and the cache that they stay in; what it costs that several cores share an operator.
 RUN = "run"
-
-_GROUP_CHANNELS = 8  # output channels that the portable kernels decode and compute at a time
-_LANE_TERMS = 128  # inputs that tvit_ternary_dot_portable sums in 16-bit halves before it widens them
-_QUERIES = 4  # queries that the portable attention computes at a time
-
-
-def kind_of(op: Operator) -> str:
-    """The name of an operator's table in a cost model: its kind in lower case."""
-    return op.kind.name.lower()
-
-
-def operator_features(model: TvitModel, op: Operator, kernels: str = "portable") -> Features:
-    """Amounts of work of one operator.
-
-    Args:
-        model: that the operator belongs to.
-        op: the operator.
-        kernels: which implementation counts them, a key of `KERNELS`.
-
-    Raises:
-        InputError: unknown kernels.
-    """
-    if kernels not in KERNELS:
-        raise InputError(f"the cost model is for kernels {kernels!r}; known: {', '.join(KERNELS)}")
-    return KERNELS[kernels][op.kind](model, op)
+FLASH = "flash"
+CORES = "cores"
+_CACHE = {"cache_bytes": "bytes", "cache_line_bytes": "line_bytes", "cache_ways": "ways"}
 
 
 def run_features(model: TvitModel) -> Features:
     """Amounts of work outside the operators."""
     return {"inferences": 1, "operators": len(model.operators)}
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _dot_features(calls: int, terms: int) -> Features:
-    """`calls` of tvit_ternary_dot_portable over `terms` inputs each."""
-    chunks = [_LANE_TERMS] * (terms // _LANE_TERMS) + ([terms % _LANE_TERMS] if terms % _LANE_TERMS else [])
-    return {
-        "dots": calls,
-        "dot_chunks": calls * len(chunks),
-        "dot_quads": calls * sum(chunk // 4 for chunk in chunks),
-        "dot_singles": calls * sum(chunk % 4 for chunk in chunks),
-    }
-
-
-def _weights_features(model: TvitModel, op: Operator) -> Features:
-    """Decoding a ternary matrix, group by group."""
-    n, k = op["n"], op["k"]
-    groups = _ceil_div(n, _GROUP_CHANNELS)
-    if Codec(op["codec"]) is Codec.GAPS:
-        return {"operators": 1, "groups": groups, "instructions": model.instructions(op), "cleared_inputs": groups * k}
-    return {
-        "operators": 1,
-        "groups": groups,
-        f"trits_{Codec(op['codec']).label}": n * k,
-        "absent_trits": (-n % _GROUP_CHANNELS) // 2 * k,
-    }
-
-
-def _portable_patch_embed(model: TvitModel, op: Operator) -> Features:
-    info, n = model.info, op["n"]
-    patches = info.tokens - info.prefix_tokens
-    calls = patches * _ceil_div(n, _GROUP_CHANNELS)
-    return {
-        **_weights_features(model, op),
-        **_dot_features(calls * info.patch_size, info.patch_size * info.image_channels),
-        "rows": calls,
-        "outputs": patches * n,
-        "prefix_values": info.prefix_tokens * n,
-    }
-
-
-def _portable_linear(model: TvitModel, op: Operator) -> Features:
-    source, output = model.tensors[op.inputs[0]], model.tensors[op.output]
-    rows, n = op["rows"], op["n"]
-    calls = rows * _ceil_div(n, _GROUP_CHANNELS)
-    kind = "i16_add" if op.adds else "i16_set"
-    if output.dtype.name == "I8":
-        kind = "table" if op.has_table and not output.per_token else "i8"
-    features = {
-        **_weights_features(model, op),
-        **_dot_features(calls, op["k"]),
-        f"rows_{kind}": calls,
-        f"outputs_{kind}": rows * n,
-    }
-    if source.per_token:
-        features |= {"scaled_rows": calls, "scaled_outputs": rows * n}
-    if op.has_table and output.per_token:
-        features |= {"quantized_rows": rows, "quantized_outputs": rows * n}
-    return features
-
-
-def _portable_layernorm(model: TvitModel, op: Operator) -> Features:
-    n, rows = model.tensors[op.inputs[0]].columns, op["rows"]
-    features: Features = {"operators": 1, "rows": rows, "quads": rows * _ceil_div(n, 4), "values": rows * n}
-    if model.tensors[op.output].per_token:
-        features |= {"quantized_rows": rows, "quantized_values": rows * n}
-    return features
-
-
-def _portable_attention(model: TvitModel, op: Operator) -> Features:
-    tokens, heads, head_dim = model.info.tokens, op["heads"], op["head_dim"]
-    groups = heads * _ceil_div(tokens, _QUERIES)
-    features: Features = {
-        "operators": 1,
-        "groups": groups,
-        "group_dims": groups * head_dim,
-        "group_keys": groups * tokens,
-        "score_quads": groups * tokens * (head_dim // 4),
-        "score_singles": groups * tokens * (head_dim % 4),
-        "value_pairs": groups * tokens * (head_dim // 2),
-        "value_singles": groups * tokens * (head_dim % 2),
-        "outputs": tokens * heads * head_dim,
-    }
-    if model.tensors[op.output].per_token:
-        features |= {"quantized_rows": tokens, "quantized_values": tokens * heads * head_dim}
-    return features
-
-
-def _portable_mean_pool(model: TvitModel, op: Operator) -> Features:
-    n = model.tensors[op.output].columns
-    return {"operators": 1, "outputs": n, "values": op["rows"] * n}
-
-
-_Counter = Callable[[TvitModel, Operator], Features]
-
-KERNELS: dict[str, dict[OpKind, _Counter]] = {
-    "portable": {
-        OpKind.PATCH_EMBED: _portable_patch_embed,
-        OpKind.LAYERNORM: _portable_layernorm,
-        OpKind.LINEAR: _portable_linear,
-        OpKind.ATTENTION: _portable_attention,
-        OpKind.MEAN_POOL: _portable_mean_pool,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -208,7 +84,16 @@ class CostModel:
             )
             if not numbers:
                 raise InputError(f"[cost.{kind}] must hold numbers only")
+        missing = [key for key in ("lines", *_CACHE) if FLASH in values and not values[FLASH].get(key)]
+        if missing:
+            raise InputError(f"[cost.{FLASH}] must have {' and '.join(missing)}")
         return cls(unit, kernels, values)
+
+    @property
+    def cache(self) -> CacheShape | None:
+        """The data cache between flash and the cores; None where lines of flash are not counted."""
+        table = self.coefficients.get(FLASH)
+        return None if table is None else CacheShape(**{_CACHE[key]: int(table[key]) for key in _CACHE})
 
     def cost(self, kind: str, features: Features) -> float:
         """Cost of some work.
@@ -225,10 +110,34 @@ class CostModel:
                 )
         return sum(coefficients[name] * amount for name, amount in features.items() if amount)
 
-    def predict(self, model: TvitModel) -> LatencyPrediction:
-        """Latency of one inference, in total and for each operator."""
-        layers = tuple(
-            (op.name, self.cost(kind_of(op), operator_features(model, op, self.kernels))) for op in model.operators
-        )
+    def line_cost(self) -> float:
+        """Of a line from flash."""
+        return self.coefficients.get(FLASH, {}).get("lines", 0.0)
+
+    def busiest(self, work: OperatorWork) -> tuple[float, Features]:
+        """Cost of the busiest core in every phase of an operator, and the amounts that sharing it costs more by."""
+        total, waits = 0.0, 0.0
+        for i, phase in enumerate(work.phases):
+            lines: Sequence[int] = work.lines[i] if work.lines else (0,) * len(phase)
+            flash = [self.line_cost() * n for n in lines]
+            costs = [self.cost(work.table, features) + f for features, f in zip(phase, flash, strict=True)]
+            most = max(range(len(costs)), key=costs.__getitem__)
+            total += costs[most]
+            if costs[most]:
+                waits += flash[most] * ((sum(flash) - flash[most]) / costs[most]) ** 2
+        shared: Features = {}
+        if len(work.phases[0]) > 1:
+            shared = {"forks": 1, "barriers": len(work.phases) - 1, "waits": waits}
+        return total, shared
+
+    def operator_cost(self, work: OperatorWork) -> float:
+        """Cost of one operator."""
+        total, shared = self.busiest(work)
+        return total + self.cost(CORES, shared)
+
+    def predict(self, model: TvitModel, cores: int = 1) -> LatencyPrediction:
+        """Latency of one inference that is not the first, in total and for each operator."""
+        work = model_work(model, self.kernels, cores, self.cache)
+        layers = tuple((one.name, self.operator_cost(one)) for one in work)
         total = sum(cost for _, cost in layers) + self.cost(RUN, run_features(model))
         return LatencyPrediction(self.unit, total, layers)

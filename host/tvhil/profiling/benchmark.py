@@ -297,13 +297,13 @@ def put_model_beside(row: Json, measured: Measured, name: str) -> None:
     row[name] = {"cost": mean, "mac_per_unit": macs / mean, "ratio": mean / row["latency"]["measured"]["mean"]}
 
 
-def model_row(measured: Measured, facts: Json, cost: CostModel | None = None) -> Json:
-    """The row of a whole model; `facts` is the `model` of a report, `cost` the board's cost model."""
+def model_row(measured: Measured, facts: Json, cost: CostModel | None = None, cores: int = 1) -> Json:
+    """The row of a whole model; `facts` is the `model` of a report, `cost` the board's cost model, `cores` its cores."""
     model, summary = measured.model, Summary()
     summary.latencies.extend(measured.latencies)
     latency = summary.measured_latency or {}
     mean, macs = latency["mean"], model.info.macs
-    prediction = cost.predict(model) if cost is not None and cost.unit == measured.facts.unit else None
+    prediction = cost.predict(model, cores) if cost is not None and cost.unit == measured.facts.unit else None
     layers = layer_rows([op.name for op in model.operators])
     fill_layers(layers, "measured", measured.layers)
     if prediction:
