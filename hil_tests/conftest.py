@@ -4,6 +4,12 @@
 pytest hil_tests                                       the boards that need nothing but packages
 pytest hil_tests --board esp32s3 --port /dev/ttyACM0   a board on the desk
 pytest hil_tests --board native --model m.tvit         one's own model
+pytest hil_tests --junitxml r.xml --metrics r.prom     reports: JUnit, and the figures as OpenMetrics
+
+pytest-embedded was looked at first, for what it does well: it flashes an IDF app, keeps a port cache, and logs metrics.
+It does not fit here: its `dut` is a console whose text is matched by regular expressions (pexpect), and reads the port
+in a process of its own, while this link is binary, windowed and needs the port itself; its QEMU service builds the
+flash image from an IDF build folder, without our model partition; and most of the boards here are no ESP.
 """
 
 from __future__ import annotations
@@ -12,16 +18,20 @@ from pathlib import Path
 
 import pytest
 
+from open_metrics import OpenMetrics
 from tvhil.boards import load_board
 from tvhil.commands.common import open_model
 from tvhil.errors import MissingToolError
 from tvhil.evaluation.session import open_device
+from tvhil.files import write_whole
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.format import ScaleMode
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.schedule import Schedule
 from tvhil.packing.trits import Codec
 
+METRICS = pytest.StashKey[OpenMetrics]()
+RUNS = {"silicon": 1000, "native": 1000, "emulator": 10}  # an emulator is deterministic: what drifts, drifts at once
 DEFAULT_BOARDS = ("native", "qemu-xtensa", "qemu-xtensa-pie", "lx7sim")
 
 # Small models that differ in everything that a port could get wrong.
@@ -56,6 +66,8 @@ def pytest_addoption(parser):
         "--board", action="append", help=f"board to test, repeatable (default: {', '.join(DEFAULT_BOARDS)})"
     )
     group.addoption("--port", help="serial port or URL of the board")
+    group.addoption("--runs", type=int, help="consecutive runs of an image (default: 1000 on a board, fewer elsewhere)")
+    group.addoption("--metrics", type=Path, help="write the figures as OpenMetrics text")
     group.addoption("--model", type=Path, help=".tvit file to test with (default: small random ones and vit_digits)")
 
 
@@ -93,6 +105,34 @@ def device(board, model, request):
             yield opened
     except MissingToolError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def runs(board, request):
+    """How many consecutive runs a test of endurance makes."""
+    return request.config.getoption("--runs") or RUNS[board.kind]
+
+
+@pytest.fixture
+def figure(request, board, model_name, record_property):
+    """Notes a figure of the board in the reports: JUnit (a property of the test) and OpenMetrics."""
+
+    def note(name, unit, help_text, value, **labels):
+        record_property("_".join((name, unit, *labels.values())), value)
+        labels |= {"board": board.name, "model": Path(model_name).stem, "kind": board.kind}
+        request.config.stash[METRICS].add(name, unit, help_text, value, labels)
+
+    return note
+
+
+def pytest_configure(config):
+    config.stash[METRICS] = OpenMetrics()
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--metrics")
+    if path is not None:
+        write_whole(path, session.config.stash[METRICS].text().encode())
 
 
 @pytest.fixture
