@@ -4,6 +4,7 @@
 // for a while after its last work and sleeps then, so that a run costs no task switch and an idle board no power.
 #include "cores.h"
 
+#include "esp_idf_version.h"
 #include "esp_task_wdt.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/task.h"
@@ -21,8 +22,6 @@ static volatile uintptr_t idle_frame;
 static tvit_team_work fork_work;
 static void *fork_argument;
 static TaskHandle_t worker;
-static StackType_t worker_stack[WORKER_STACK_BYTES] __attribute__((aligned(16)));
-static StaticTask_t worker_task;
 
 static inline void memory_barrier(void) {
     __asm__ volatile("memw" ::: "memory");
@@ -90,6 +89,14 @@ static void run_on_both(void *user, tvit_team_work team_work, void *argument) {
     spin_until(&joins, number);
 }
 
+uint8_t *task_stack_start(void *task) {
+#if ESP_IDF_VERSION_MAJOR < 6
+    return pxTaskGetStackStart(task);
+#else
+    return (uint8_t *)xTaskGetStackStart(task);
+#endif
+}
+
 static uintptr_t second_frame(void *user) {
     (void)user;
     return idle_frame;
@@ -98,12 +105,12 @@ static uintptr_t second_frame(void *user) {
 static const tvit_cores both = {CORES, run_on_both, NULL};
 
 void cores_start(tvit_port *port) {
-    worker = xTaskCreateStaticPinnedToCore(work, "worker", sizeof worker_stack, NULL, WORKER_PRIORITY, worker_stack,
-                                           &worker_task, 1);
-    while (!idle_frame) // the port's stack is not painted before it is known how much of it is in use
+    if (xTaskCreatePinnedToCore(work, "worker", WORKER_STACK_BYTES, NULL, WORKER_PRIORITY, &worker, 1) != pdPASS)
+        return;
+    while (!idle_frame) // the stack is not painted before it is known how much of it is in use
         vTaskDelay(1);
     port->cores = &both;
-    port->second_stack_low = (uint8_t *)worker_stack;
-    port->second_stack_high = (uint8_t *)worker_stack + sizeof worker_stack;
+    port->second_stack_low = task_stack_start(worker);
+    port->second_stack_high = port->second_stack_low + WORKER_STACK_BYTES;
     port->second_frame = second_frame;
 }

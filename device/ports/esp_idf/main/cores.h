@@ -8,4 +8,7 @@
 // Starts the worker's task and fills in the port's cores and second stack. To be called by the server's task.
 void cores_start(tvit_port *port);
 
+// The low end of a task's stack; NULL for the caller's.
+uint8_t *task_stack_start(void *task);
+
 #endif

@@ -34,7 +34,7 @@ __attribute__((format(printf, 1, 2))) static void add(const char *format, ...) {
     if (length > 0) end_of_text += length < limit - end_of_text ? length : limit - end_of_text - 1;
 }
 
-void details_write(char *text, size_t bytes) {
+void details_write(char *text, size_t bytes, const char *why_portable) {
     end_of_text = text;
     limit = text + bytes;
     esp_chip_info_t chip;
@@ -60,5 +60,6 @@ void details_write(char *text, size_t bytes) {
         CONFIG_ESP32S3_DCACHE_ASSOCIATED_WAYS, CONFIG_ESP32S3_DATA_CACHE_LINE_SIZE);
     add("free_sram_before_arena=%lu\n", (unsigned long)memory_found.free_before_arena);
     if (memory_found.model_error) add("model_error=%s\n", memory_found.model_error);
+    if (why_portable) add("portable_kernels_because=%s\n", why_portable);
     add("idf=%s\ncompiler=gcc %s\n", esp_get_idf_version(), __VERSION__);
 }

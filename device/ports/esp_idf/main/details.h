@@ -5,7 +5,7 @@
 
 #include <stddef.h>
 
-// After memory_find().
-void details_write(char *text, size_t bytes);
+// After memory_find(). why_portable: from probe_vector_kernels().
+void details_write(char *text, size_t bytes, const char *why_portable);
 
 #endif

@@ -12,7 +12,7 @@
 #include "freertos/task.h"
 #include "sdkconfig.h"
 
-enum { UART = UART_NUM_0, UART_BAUD = 115200 };
+enum { UART = UART_NUM_0 };
 enum { RECEIVE_BYTES = LINE_WINDOW_BYTES + 512, SEND_BYTES = 2048, SEND_PART = 512 };
 enum { PATIENCE_TICKS = pdMS_TO_TICKS(200), WAIT_TICKS = pdMS_TO_TICKS(1000) };
 enum { HELLO_BYTES = TVIT_LINK_FRAME_BYTES(TVIT_LINK_HELLO_BYTES) };
@@ -62,6 +62,7 @@ static line lines[] = {
 };
 enum { LINES = sizeof lines / sizeof lines[0] };
 static line *active; // NULL before the first HELLO
+enum { UART_LINE = 1 };
 
 // Both are called by the drivers' interrupts, on the core of the server.
 static void wake_for_uart(uart_port_t uart, uart_select_notif_t event, BaseType_t *woken) {
@@ -76,7 +77,7 @@ static void wake_for_usb(usj_select_notif_t event, BaseType_t *woken) {
 esp_err_t line_open(void) {
     server_task = xTaskGetCurrentTaskHandle();
     const uart_config_t settings = {
-        .baud_rate = UART_BAUD,
+        .baud_rate = LINE_BAUD,
         .data_bits = UART_DATA_8_BITS,
         .parity = UART_PARITY_DISABLE,
         .stop_bits = UART_STOP_BITS_1,
@@ -137,6 +138,13 @@ void line_write(void *user, const uint8_t *bytes, size_t count) {
     (void)user;
     for (line *l = lines; l < lines + LINES; l++)
         if (!active || l == active) l->write(bytes, count);
+}
+
+void line_set_baud(void *user, uint32_t baud) {
+    (void)user;
+    if (active != &lines[UART_LINE]) return;
+    uart_wait_tx_done(UART, PATIENCE_TICKS);
+    uart_set_baudrate(UART, baud);
 }
 
 void line_wait(void) {

@@ -9,7 +9,6 @@
 #include "cores.h"
 #include "details.h"
 #include "esp_cpu.h"
-#include "esp_idf_version.h"
 #include "esp_rom_sys.h"
 #include "esp_system.h"
 #include "esp_task_wdt.h"
@@ -18,6 +17,7 @@
 #include "freertos/task.h"
 #include "line.h"
 #include "memory.h"
+#include "probe.h"
 #include "sdkconfig.h"
 
 enum { SERVER_PRIORITY = 10 };
@@ -65,6 +65,9 @@ static tvit_port port = {
     .counter = read_counter,
     .keep_alive = keep_alive,
     .reset = reset,
+    .set_baud = line_set_baud,
+    .baud = LINE_BAUD,
+    .most_baud = LINE_MOST_BAUD,
     .heap_used = memory_heap_used,
     .counter_unit = TVIT_LINK_COUNTER_CYCLES,
     .counter_multiplier = 1,
@@ -74,26 +77,18 @@ static tvit_port port = {
     .invalid_address = 0x10000000, // nothing is there
 };
 
-static uint8_t *stack_start(void) {
-#if ESP_IDF_VERSION_MAJOR < 6
-    return pxTaskGetStackStart(NULL);
-#else
-    return (uint8_t *)xTaskGetStackStart(NULL);
-#endif
-}
-
 void app_main(void) {
     vTaskPrioritySet(NULL, SERVER_PRIORITY);
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
     faults_watch(&server);
+    memory_find(&port); // first: the arena is the largest block, what comes behind it fits into another
     ESP_ERROR_CHECK(line_open());
     port.clock_hz = esp_rom_get_cpu_ticks_per_us() * 1000000u;
     port.boot_reason = faults_boot_reason();
-    port.stack_low = stack_start();
+    port.stack_low = task_stack_start(NULL);
     port.stack_high = port.stack_low + CONFIG_ESP_MAIN_TASK_STACK_SIZE;
     cores_start(&port);
-    memory_find(&port); // last, because the arena is what the others have left
-    details_write(details, sizeof details);
+    details_write(details, sizeof details, probe_vector_kernels());
     faults_report();
     tvit_server_run(&server, &port);
 }

@@ -5,8 +5,8 @@
 
 #include "app/port.h"
 
-// Map the model's partition; take the largest block of internal SRAM as the arena, and, where there is PSRAM, room for
-// the trace and an uploaded model there. Fills in the port.
+// Map the model's partition; take the largest block of internal SRAM, less some KB, as the arena, and, where there is
+// PSRAM, room for the trace and an uploaded model there. Fills in the port.
 void memory_find(tvit_port *port);
 
 // For tvit_port: bytes of the internal heap in use, without the arena.
