@@ -31,12 +31,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "host" / "tests"))
 
+import fuzz_readers as readers  # noqa: E402
 import fuzz_targets as targets  # noqa: E402
 from link_boards import environment  # noqa: E402
 
 FOLDER = ROOT / "build" / "fuzz"
 FINDINGS = FOLDER / "findings"
-LEAST_COVERED = 95.0  # % of the lines of a parser in C
+LEAST_COVERED = 95.0  # % of the lines of a parser
 HANG_SECONDS = 20
 CLANG_FLAGS = ("-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-DTVIT_LIBFUZZER")
 _PROGRAM = "#include <stddef.h>\nint LLVMFuzzerTestOneInput(const char *d, size_t n) { return n && *d == 1 ? 0 : 0; }\n"
@@ -49,7 +50,6 @@ class Result:
     name: str
     executions: int = 0
     seconds: float = 0.0
-    coverage: str = ""
     findings: tuple[str, ...] = ()
 
 
@@ -86,16 +86,16 @@ def fuzz_c(target: str, seconds: int) -> Result:
     findings = tuple(str(path) for path in sorted(set(FINDINGS.glob(f"{target}-*")) - before))
     if done.returncode and not findings:
         findings = (f"libFuzzer ended with {done.returncode}: {log}",)
-    return Result(target, int(count[1]) if count else 0, time.monotonic() - start, findings=findings)
+    return Result(target, int(count[1]) if count else 0, time.monotonic() - start, findings)
 
 
 def fuzz_reader(name: str, seconds: int) -> Result:
     """Run one reader in a process of its own."""
-    start = time.monotonic()
-    module = ROOT / "host" / "tvhil" / targets.READERS[name].module
+    start, counts = time.monotonic(), _counts(name)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    counts = f"--data-file={FOLDER / name}.coverage"
-    command = [sys.executable, "-m", "coverage", "run", counts, f"--include={module}"]
+    counts.unlink(missing_ok=True)
+    modules = ",".join(str(readers.PACKAGE / module) for module in readers.READERS[name].modules)
+    command = [sys.executable, "-m", "coverage", "run", f"--data-file={counts}", f"--include={modules}"]
     command += [__file__, "--in-process", "--seconds", str(seconds), name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1) or not done.stdout.strip():
@@ -103,18 +103,20 @@ def fuzz_reader(name: str, seconds: int) -> Result:
         log.write_text(done.stdout + done.stderr)
         return Result(name, 0, time.monotonic() - start, findings=(f"ended with {done.returncode}: {log}",))
     fields = json.loads(done.stdout.splitlines()[-1])
-    command = [sys.executable, "-m", "coverage", "report", counts, "--format=total", "--precision=1"]
-    percent = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    coverage = f"{percent or '?'} % of {module.relative_to(ROOT / 'host' / 'tvhil')}"
     findings = (fields["finding"],) if fields["finding"] else ()
-    return Result(name, fields["executions"], time.monotonic() - start, coverage, findings)
+    return Result(name, fields["executions"], time.monotonic() - start, findings)
+
+
+def _counts(name: str) -> Path:
+    """What a reader executed, as `coverage` writes it."""
+    return FOLDER / f"{name}.coverage"
 
 
 def fuzz_in_process(name: str, seconds: int) -> int:
     """Draw inputs for a reader until the time is over or one is a finding; prints the result as JSON."""
     from hypothesis import HealthCheck, given, seed, settings
 
-    reader = targets.READERS[name]
+    reader = readers.READERS[name]
     executions, failing = 0, b""
     finding, end, start_seed = None, time.monotonic() + seconds, int.from_bytes(os.urandom(4), "little")
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,10 +129,15 @@ def fuzz_in_process(name: str, seconds: int) -> int:
             reader.offer(data, Path(scratch))
             assert time.monotonic() - begun < HANG_SECONDS, "it hangs"
 
-        check = settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        strategy = targets.inputs(name)
+        check = settings(
+            max_examples=200, deadline=None, database=None, report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        strategy = readers.inputs(name)
         for number in range(sys.maxsize):
             try:
+                for data in readers.beginnings(name) if number == 0 else ():
+                    offer(data)
                 seed(start_seed + number)(check(given(strategy)(offer)))()
             except Exception as error:
                 path = FINDINGS / f"{name}-{hashlib.sha256(failing).hexdigest()[:16]}"
@@ -169,16 +176,27 @@ def run(names: list[str], seconds: int) -> list[Result]:
         return [future.result() for future in futures]
 
 
-def c_coverage(names: list[str]) -> dict[str, float]:
-    """Percent of the lines of each C parser that everything found so far executes, in the targets that ran."""
-    inputs = {name: [targets.corpus(name), FOLDER / "corpus" / name] for name in names}
-    counts = targets.line_coverage("gcc", inputs)
-    return {name: 100 * hit / of for name, (hit, of) in counts.items() if of}
+def parser_coverage(names: list[str]) -> dict[str, tuple[int, int]]:
+    """Lines executed and lines in each parser all of whose targets ran: they share the parsers.
+
+    In C by everything found so far, in Python by what was drawn just now.
+    """
+    covered = {}
+    if set(names) >= set(targets.C_TARGETS):
+        inputs = {name: [targets.corpus(name), FOLDER / "corpus" / name] for name in targets.C_TARGETS}
+        for name, figures in targets.line_coverage("gcc", inputs).items():
+            covered[f"device/{name}"] = figures
+    of = {m: [name for name, reader in readers.READERS.items() if m in reader.modules] for m in readers.PARSERS}
+    for module, users in of.items():
+        if set(names) >= set(users):  # where one had no time to begin, there is nothing
+            ((executed, missed),) = readers.line_coverage(map(_counts, users), [module]).values()
+            covered[f"host/tvhil/{module}"] = len(executed), len(executed | missed)
+    return covered
 
 
 def main() -> int:
     """Fuzz what is named, or everything; print a table."""
-    known = [*targets.C_TARGETS, *targets.READERS]
+    known = [*targets.C_TARGETS, *readers.READERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", nargs="*", help=f"what to fuzz (default: all): {', '.join(known)}")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default 60)")
@@ -197,7 +215,7 @@ def main() -> int:
             targets.replay(names[0], "gcc", [options.replay])
         else:
             with tempfile.TemporaryDirectory() as scratch:
-                targets.READERS[names[0]].offer(options.replay.read_bytes(), Path(scratch))
+                readers.READERS[names[0]].offer(options.replay.read_bytes(), Path(scratch))
         print("nothing found")
         return 0
     in_c = [name for name in names if name in targets.C_TARGETS]
@@ -209,14 +227,12 @@ def main() -> int:
     except KeyboardInterrupt:
         print(f"fuzz: interrupted; what was found is in {FOLDER}", file=sys.stderr)
         return 130
-    print(f"{'target':<14}{'executions':>13}{'seconds':>9}  {'findings':<9} line coverage")
+    print(f"{'target':<16}{'executions':>13}{'seconds':>9}  findings")
     for result in results:
-        count = len(result.findings)
-        print(f"{result.name:<14}{result.executions:>13,}{result.seconds:>9.0f}  {count:<9} {result.coverage}")
-    # The table's figure for C is of all targets together: they share the parsers.
-    covered = c_coverage(in_c) if set(in_c) == set(targets.C_TARGETS) else {}
+        print(f"{result.name:<16}{result.executions:>13,}{result.seconds:>9.0f}  {len(result.findings)}")
+    covered = {name: 100 * hit / lines for name, (hit, lines) in parser_coverage(names).items()}
     for name, percent in covered.items():
-        print(f"  device/{name:<22}{percent:6.1f} % of its lines")
+        print(f"{name:<52}{percent:6.1f} % of the parser's lines")
     for result in results:
         for finding in result.findings:
             print(f"finding in {result.name}: {finding}", file=sys.stderr)

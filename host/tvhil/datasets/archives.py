@@ -112,7 +112,7 @@ class _Zip:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise DatasetError(f"{path} is a damaged zip archive: {error}") from None
-        self.names = _checked_names(path, [i.filename for i in self._zip.infolist() if not i.is_dir()])
+        self.names = _checked_names(path, [n for n in self._zip.namelist() if not n.endswith("/")])
 
     def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         try:
@@ -184,7 +184,7 @@ def _checked_names(path: Path, names: Iterable[str]) -> tuple[str, ...]:
         if len(checked) >= MAX_FILES:
             raise DatasetError(f"{path} holds more than {MAX_FILES} files")
         parts = name.split("/")
-        if ".." in parts or name.startswith("/") or re.search(r"[\\\x00-\x1f]|^[A-Za-z]:", name):
+        if not name or ".." in parts or name.startswith("/") or re.search(r"[\\\x00-\x1f]|^[A-Za-z]:", name):
             raise DatasetError(f"{path} is hostile: its member {name!r} points outside it or has no plain name")
         if name in checked:
             raise DatasetError(f"{path} holds {name} twice")

@@ -92,12 +92,13 @@ def read_checkpoint(path: str | os.PathLike[str], mapping: KeyMapping | None = N
     hub = None if config is not None else read_hub_config(file)
     if hub is None and published is not None:
         hub = HubConfig(published.arch, {})
-    if mapping is not None:
-        try:
+    try:
+        if mapping is not None:
             state = mapping.apply(_strip_prefixes(state))
-        except CheckpointError as error:
-            raise CheckpointError(f"{file}: {error}") from None
-    return Checkpoint(file, to_timm_keys(state), config, metadata, hub)
+        state = to_timm_keys(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    return Checkpoint(file, state, config, metadata, hub)
 
 
 def save_checkpoint(
@@ -265,6 +266,9 @@ def to_timm_keys(state: Mapping[str, Tensor]) -> State:
 
     Separate query, key and value projections are concatenated to `attn.qkv`. Keys that are timm's already
     pass through, as do unknown ones, which `load_state` then reports.
+
+    Raises:
+        CheckpointError: projections of different shapes.
     """
     state = _strip_prefixes(state)
     if any("patch_embeddings.projection" in name for name in state):
@@ -305,6 +309,9 @@ def _from_transformers(state: Mapping[str, Tensor]) -> State:
     for query in [name for name in renamed if ".attn.query." in name]:
         parts = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
         if all(part in renamed for part in parts):
+            shapes = [_shape(renamed[part]) for part in parts]
+            if len(set(shapes)) > 1:
+                raise CheckpointError(f"{query}, key and value must have one shape, they have {', '.join(shapes)}")
             renamed[query.replace(".query.", ".qkv.")] = torch.cat([renamed.pop(part) for part in parts])
     return renamed
 
@@ -321,12 +328,18 @@ def _strip_prefixes(state: Mapping[str, Tensor]) -> State:
 
 
 def _is_torch_file(file: Path) -> bool:
-    """A zip archive or a bare pickle, by its first bytes (safetensors starts with its header's length)."""
+    """A zip archive or a bare pickle, by its first bytes.
+
+    Safetensors starts with the length of its header, which may look like either, and goes on with a JSON object.
+    """
     try:
         with file.open("rb") as stream:
-            return stream.read(4)[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+            head = stream.read(9)
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
+    if head[4:] == b"\0\0\0\0{":
+        return False
+    return head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def _read_safetensors(file: Path) -> tuple[State, dict[str, str]]:

@@ -172,7 +172,7 @@ def read_mapping(path: str | os.PathLike[str]) -> KeyMapping:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the mapping {file}: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of a number and of nesting, too
         raise InputError(f"the mapping {file} is not TOML: {error}") from None
     for key, value in content.items():
         if key not in _TOP:
@@ -254,6 +254,10 @@ def _check_template(file: Path, pattern: re.Pattern[str], template: str) -> None
     for group in re.findall(r"\\(\d+)", template):
         if int(group) > pattern.groups:
             raise InputError(f"{file}: {template!r} takes group {group}, which {pattern.pattern!r} does not have")
+    try:
+        pattern.sub(template, "")
+    except (re.error, IndexError) as error:
+        raise InputError(f"{file}: {template!r} cannot take the place of a match: {error}") from None
 
 
 def _scaled(name: str, weight: Tensor, scale_name: str, scale: Tensor, *, latent: bool) -> Tensor:

@@ -74,6 +74,8 @@ class CostModel:
         Raises:
             InputError: it is malformed.
         """
+        if not isinstance(table, Mapping):
+            raise InputError("[cost] must be a table")
         values = dict(table)
         unit, kernels = values.pop("unit", None), values.pop("kernels", None)
         if unit not in UNITS or kernels not in KERNELS:

@@ -20,6 +20,7 @@ from tvhil.errors import CheckpointError
 from tvhil.files import write_whole
 
 _KEY = "tvhil.training"
+_KINDS = {"recipe": str, "phase": int, "step": int, "seconds": int | float, "results": list}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class TrainingState:
         try:
             with safe_open(path, framework="pt") as file:
                 values = json.loads((file.metadata() or {})[_KEY])
+                odd = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
+                if odd:
+                    raise ValueError(f"{odd[0]} is {values[odd[0]]!r}")
+                if not (values["phase"] >= 0 and values["step"] >= 0 and values["seconds"] >= 0):
+                    raise ValueError("a count is below 0")
                 for key in file.keys():  # noqa: SIM118 (not a dictionary)
                     part, name = key.split("/", 1)
                     parts[part][name] = file.get_tensor(key)

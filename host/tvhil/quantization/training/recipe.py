@@ -279,6 +279,8 @@ def _build(cls: type[Any], values: Mapping[str, Any], where: str) -> Any:
             raise InputError(f"{where}: {key} must be {kind}, not {value!r}")
         if kind == "float" and not math.isfinite(value):
             raise InputError(f"{where}: {key} must be finite, not {value}")
+        if kind.startswith("tuple") and not isinstance(value, tuple):
+            raise InputError(f"{where}: {key} must be a list, not {value!r}")
         if kind.startswith("Mapping"):
             _table(value, f"{where}, {key}")
         arguments[key] = value
