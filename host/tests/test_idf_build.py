@@ -206,4 +206,6 @@ def test_an_environment_says_what_the_board_file_says(configuration, name):
     assert told["board_build.partitions"] == f"{project}/{board.flash.partitions}"
     assert told["board_upload.flash_size"] == f"{board.flash.size >> 20}MB"
     assert told["framework"] == ["espidf"]
+    assert told["board_build.esp-idf.sdkconfig_path"].endswith(f"/build/{name}/sdkconfig"), "not beside the sources"
+    assert told["board_build.esp-idf.preserve_source_file_extension"] == "yes"
     assert all((device_dir() / file).is_file() for file in arguments["-DSDKCONFIG_DEFAULTS"].split(";"))

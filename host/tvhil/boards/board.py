@@ -427,7 +427,7 @@ def _extended(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     borrowing = next((key for key in ("extends", "firmware_of") if key in {**base, **own}), None)
     if borrowing:
         raise BoardFileError(f"{path}: extends {name!r}: {borrowing} cannot be combined with it; name the first board")
-    if {"firmware", "counter", "kernels"} & own.keys():
+    if {"firmware", "kernels"} & own.keys() or "unit" in own.get("counter", {}):
         base.pop("cost", None)
     for key, value in own.items():
         table = base.get(key)

@@ -32,6 +32,7 @@ _SOURCES = (
     "*.c", "*.h", "*.S", "*.inc", "*.ld", "*.lf", "*.csv", "*.cmake", "CMakeLists.txt", "Kconfig*", "sdkconfig.*",
     "*.yml", "platformio.ini",
 )  # fmt: skip
+_MADE = {".pio", "build", "managed_components", "sdkconfig.old"}  # by who builds in the source tree
 _OTHERS = ("ports/native", "ports/xtensa_qemu", "tests", "fuzz", "pie_model")  # parts of device/ that are not in it
 
 
@@ -97,6 +98,8 @@ def build_idf(board: Board, progress: Progress | None = None, builder: str = "pl
     try:
         board.build_dir.mkdir(parents=True, exist_ok=True)
         command, outputs = (_platformio if builder == "platformio" else _idf)(board, build_id)
+        for made in outputs:  # a setting that is there already goes before the defaults, which may have changed
+            made.with_name("sdkconfig").unlink(missing_ok=True)
         code, lines = _run(command, _environment(board, build_id), log, progress)
         if code:
             raise _failure(board, lines, code, log)
@@ -141,8 +144,9 @@ def _digest(board: Board) -> str:
     assert board.flash is not None
     digest = hashlib.sha256(json.dumps([board.name, asdict(board.idf), asdict(board.flash)]).encode())
     for path in files:
-        if not any(path.is_relative_to(other) for other in others) and ".pio" not in path.parts:
-            digest.update(f"\0{path.relative_to(device)}\0".encode() + path.read_bytes())
+        inside = path.relative_to(device)
+        if not any(path.is_relative_to(other) for other in others) and not _MADE & {*inside.parts}:
+            digest.update(f"\0{inside}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

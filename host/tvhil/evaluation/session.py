@@ -33,7 +33,7 @@ def open_device(
     Args:
         board: which one.
         model: what it should run; uploaded to a board at a port that runs another one and has RAM for it.
-        port: serial device or URL.
+        port: serial device, URL or USB serial number; not needed for the only board on USB.
         timeouts: of the link.
         notice: told what people may want to know, in one line.
         progress: told of each compiled file.
@@ -53,9 +53,10 @@ def open_device(
             running.transport = line
         try:
             client = running.connect(timeouts, log=_firmware_log(board, notice))
-            if port is not None:
+            on_port = port is not None or board.start is None
+            if on_port:
                 _upload_where_needed(client, model, notice)
-            upload = port is not None and Capability.MODEL_RAM in client.hello.capabilities
+            upload = on_port and Capability.MODEL_RAM in client.hello.capabilities
             device = LinkDevice(client, model, notice, running.details, upload)
             if line is not None:
                 line.armed = True
