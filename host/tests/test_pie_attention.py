@@ -20,23 +20,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pie_programs import CASES, COMPILER, DATA, LANES, PIE, build, from_token_blocks, token_blocks
 
 from tvhil.lx7sim import Simulator, Stop
 from tvhil.prediction.operators import attention
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DEVICE = REPOSITORY / "device"
-PIE = DEVICE / "kernels" / "pie"
-COMPILER = "xtensa-lx106-elf-gcc"
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-mlongcalls"]
-FLAGS += ["-fno-tree-loop-distribute-patterns", "-Wl,--no-warn-rwx-segments"]
 SOURCES = ["attention.c", "attention_keys.S", "attention_scores.S", "attention_values.S", "softmax.S", "buffer_sizes.c"]
 ASSEMBLY = [name for name in SOURCES if name.endswith(".S")]
-SOURCES += ["tests/attention_driver.c", "candidates/start.S", "../../ports/xtensa_qemu/arithmetic.S"]
 
-CASES, DATA = 0x60110000, 0x60200000
 CASE = struct.Struct("<20I")
-LANES = 16
 
 Int8 = npt.NDArray[np.int8]
 
@@ -86,31 +78,13 @@ def draw(
     return Attention(q, k, v, heads, **options)  # type: ignore[arg-type]
 
 
-def token_blocks(x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """[padded tokens][columns] to [tokens / 16][columns][16]."""
-    return np.ascontiguousarray(x.reshape(-1, LANES, x.shape[1]).transpose(0, 2, 1))
-
-
-def from_token_blocks(blocks: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """The inverse."""
-    return blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
-
-
 # ---- the simulator ------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def program() -> tuple[bytes, dict[str, int]]:
     """The program with the kernel and its driver, and its symbols."""
-    with tempfile.TemporaryDirectory(prefix="pie-attention-") as folder:
-        elf = Path(folder) / "attention.elf"
-        command: list[str | Path] = [COMPILER, *FLAGS, f"-I{DEVICE}", f"-I{DEVICE}/include", f"-I{PIE}"]
-        command += ["-isystem", DEVICE / "ports" / "xtensa_qemu" / "include"]
-        command += ["-T", PIE / "candidates" / "link.ld", *(PIE / source for source in SOURCES), "-lgcc", "-o", elf]
-        subprocess.run([str(part) for part in command], check=True)
-        lines = subprocess.run(["xtensa-lx106-elf-nm", elf], check=True, capture_output=True, text=True).stdout
-        symbols = {name: int(address, 16) for address, _, name in map(str.split, lines.splitlines())}
-        return elf.read_bytes(), symbols
+    return build("attention_driver.c", SOURCES)
 
 
 @dataclass(frozen=True)
@@ -142,7 +116,7 @@ def simulate(
             tensor = rng.integers(-128, 128, (padded, columns)).astype(np.int8)
             tensor[: len(operand), a.spare : a.spare + width] = operand
             before.append(tensor)
-            at.append(put(token_blocks(tensor).tobytes()))
+            at.append(put(token_blocks(tensor, rng).tobytes()))
         head_dim = width // a.heads
         rows, padded_dim = (tokens + 1 & ~1) + 2, -(-head_dim // LANES) * LANES
         part = 832 + 16 * (2 + rows + max(rows + padded_dim + 2, 2 * head_dim + 2))

@@ -19,22 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pie_operators import (
-    COMPILER,
-    DATA,
-    DEVICE,
-    FLASH,
-    LANES,
-    LAYERNORM,
-    LAYERNORM_SCALE,
-    AnyArray,
-    Case,
-    Memory,
-    differences,
-    from_token_blocks,
-    run,
-    token_blocks,
-)
+from pie_operators import LAYERNORM, LAYERNORM_SCALE, Case, GuardedMemory, differences, run
+from pie_programs import COMPILER, DATA, DEVICE, FLASH, LANES, AnyArray, Memory, from_token_blocks, token_blocks
 
 from tvhil.prediction.operators import layernorm
 from tvhil.quantization.grid import layernorm_constants
@@ -64,7 +50,7 @@ class LayerNorm:
 def check(operators: Sequence[LayerNorm]) -> list[tuple[int, ...]]:
     """Run them and compare every bit; cycles of each, part by part."""
     rng = np.random.default_rng(3)
-    ram, flash = Memory(DATA), Memory(FLASH)
+    ram, flash = GuardedMemory(DATA), Memory(FLASH)
     cases = []
     for operator in operators:
         rows, n = operator.x.shape
@@ -175,7 +161,7 @@ def draw_sums(rng: random.Random, n: int) -> tuple[int, int]:
 def test_root_quotient_and_offset_of_a_token_are_exact_to_the_last_bit() -> None:
     """What the eight bits of an output would hide: A, and B in two parts, of 9600 tokens, at squares and multiples."""
     rng = random.Random(8)
-    ram, flash = Memory(DATA), Memory(FLASH)
+    ram, flash = GuardedMemory(DATA), Memory(FLASH)
     cases, expected = [], []
     for _ in range(600):
         n = rng.choice([rng.randint(1, 4096), 1 << rng.randint(0, 12), 192])

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -21,27 +20,30 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pie_programs import (
+    CASES,
+    COMPILER,
+    DATA,
+    FLASH,
+    INCLUDES,
+    LANES,
+    PIE,
+    Memory,
+    build,
+    from_token_blocks,
+    token_blocks,
+    tool,
+)
 
 from tvhil.lx7sim import Simulator, Stop
 from tvhil.packing.trits import Codec, encode_matrix
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DEVICE = REPOSITORY / "device"
-PIE = DEVICE / "kernels" / "pie"
-COMPILER = "xtensa-lx106-elf-gcc"
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-mlongcalls"]
-FLAGS += ["-fno-tree-loop-distribute-patterns"]
-LINKER_FLAGS = ["-Wl,--no-warn-rwx-segments"]
-SOURCES = ["linear.c", "stream.c", "lanes.c", "workspace.c", "tests/linear_driver.c", "candidates/start.S"]
-SOURCES += ["../portable/trits.c", "../../ports/xtensa_qemu/arithmetic.S"]
+SOURCES = ["linear.c", "stream.c", "lanes.c", "workspace.c"]
 ASSEMBLY = ["stream.S", "stream_trits.S", "lanes.S"]
 WINDOWED_ABI = ["-U__XTENSA_CALL0_ABI__", "-D__XTENSA_WINDOWED_ABI__"]
 
-FLASH, CASES, DATA = 0x70000000, 0x60110000, 0x60200000
-FLASH_PAGE = 65536
 I8, TABLE, I16_SET, I16_ADD = 0, 1, 3, 4  #: tvit_linear_output
 CASE = struct.Struct("<19I")
-LANES = 16
 
 Array = npt.NDArray[np.int64]
 
@@ -120,71 +122,27 @@ def draw(
     return Linear(trits, gain, shift, bias, x, old, table, **options)  # type: ignore[arg-type]
 
 
-def token_blocks(x: npt.NDArray[np.generic], fill: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """[tokens][columns] to [tokens / 16][columns][16]; `fill` ([padded tokens][columns]) is what padding holds."""
-    padded = fill.copy()
-    padded[: len(x)] = x
-    return np.ascontiguousarray(padded.reshape(-1, LANES, x.shape[1]).transpose(0, 2, 1))
-
-
-def from_token_blocks(blocks: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """The inverse, padding included."""
-    return blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
-
-
 # ---- the simulator ------------------------------------------------------------------------------------------
 
 
-def tool(name: str, *arguments: str | Path) -> str:
-    """Run a tool of the toolchain; what it prints."""
-    command = [f"xtensa-lx106-elf-{name}", *(str(argument) for argument in arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def windowed_objects(folder: Path, includes: Sequence[str]) -> list[Path]:
+def windowed_objects(folder: Path) -> list[Path]:
     """The assembly sources for the windowed ABI, their functions renamed to windowed_*, and a bridge to them."""
     bridge = PIE / "tests" / "windowed_bridge.S"
     names = [line.split()[1] for line in bridge.read_text().splitlines() if line.startswith("    bridge ")]
     objects = []
     for source in ASSEMBLY:
         objects.append(folder / f"{source}.o")
-        tool("gcc", *WINDOWED_ABI, *includes, "-c", PIE / source, "-o", objects[-1])
+        tool("gcc", *WINDOWED_ABI, *INCLUDES, "-c", PIE / source, "-o", objects[-1])
         tool("objcopy", *(f"--redefine-sym={name}=windowed_{name}" for name in names), objects[-1])
     return [bridge, *objects]
 
 
 @functools.cache
-def program(*, windowed: bool = False) -> tuple[bytes, int]:
-    """The program with the kernels and its driver, and the address of its mailbox."""
-    with tempfile.TemporaryDirectory(prefix="pie-linear-") as name:
-        folder = Path(name)
-        elf = folder / "linear.elf"
-        includes = [f"-I{DEVICE}", f"-I{DEVICE}/include", f"-I{PIE}"]
-        kernels = windowed_objects(folder, includes) if windowed else [PIE / source for source in ASSEMBLY]
-        sources = [*(PIE / source for source in SOURCES), *kernels]
-        system: list[str | Path] = [
-            "-isystem",
-            DEVICE / "ports" / "xtensa_qemu" / "include",
-            "-T",
-            PIE / "candidates" / "link.ld",
-        ]
-        tool("gcc", *FLAGS, *LINKER_FLAGS, *includes, *system, *sources, "-lgcc", "-o", elf)
-        symbols = tool("nm", elf).splitlines()
-        return elf.read_bytes(), next(int(line.split()[0], 16) for line in symbols if line.endswith(" mailbox"))
-
-
-class Memory:
-    """Bytes at rising addresses."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.data = bytearray()
-
-    def put(self, data: bytes, align: int = 64) -> int:
-        """Append; the address."""
-        self.data += bytes(-len(self.data) % align)
-        self.data += data
-        return self.start + len(self.data) - len(data)
+def program(*, windowed: bool = False) -> tuple[bytes, dict[str, int]]:
+    """The program with the kernels and its driver, and its symbols."""
+    with tempfile.TemporaryDirectory(prefix="pie-linear-") as folder:
+        assembly = windowed_objects(Path(folder)) if windowed else ASSEMBLY
+        return build("linear_driver.c", [*SOURCES, *assembly])
 
 
 @dataclass(frozen=True)
@@ -220,7 +178,7 @@ def simulate(
             lanes = np.roll(
                 np.concatenate([linear.x, rng.integers(-128, 128, (15, k)).astype(np.int8)]), linear.lane, 0
             )
-        x = token_blocks(lanes, rng.integers(-128, 128, (padded, k)).astype(np.int8))
+        x = token_blocks(lanes, rng)
         input_at = ram.put(x.tobytes())
         dtype = np.dtype(np.int16 if linear.wide else np.int8)
         most = 32767 if linear.wide else 127
@@ -229,7 +187,7 @@ def simulate(
             before = rng.integers(-most - 1, most + 1, (padded, columns)).astype(dtype)
             if linear.wide:
                 before[:tokens, linear.first_column : linear.first_column + n] = linear.old
-            before = token_blocks(before, before)
+            before = token_blocks(before, rng)
             offset = linear.first_column * LANES * dtype.itemsize
         else:
             before, offset = linear.old.copy(), 0
@@ -245,7 +203,7 @@ def simulate(
             )
         )
     flash.put(bytes(4096))
-    elf, mailbox = program(windowed=windowed)
+    elf, symbols = program(windowed=windowed)
     with tempfile.TemporaryDirectory(prefix="pie-linear-") as folder:
         image, file = Path(folder) / "flash.bin", Path(folder) / "linear.elf"
         image.write_bytes(flash.data)
@@ -254,7 +212,7 @@ def simulate(
             simulator.load(file)
             simulator.write_memory(DATA, bytes(ram.data))
             simulator.write_memory(CASES, b"".join(CASE.pack(*case) for case in cases))
-            simulator.write_memory(mailbox, struct.pack("<2I", len(cases), CASES))
+            simulator.write_memory(symbols["mailbox"], struct.pack("<2I", len(cases), CASES))
             stop = simulator.run()
             assert stop == Stop.EXIT, (stop, simulator.message)
             assert simulator.warnings == []

@@ -15,22 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from pie_operators import (
-    COMPILER,
-    DATA,
-    FLASH,
-    LANES,
-    MEAN_POOL,
-    PATCH_EMBED,
-    AnyArray,
-    Case,
-    Memory,
-    differences,
-    from_token_blocks,
-    matrix,
-    run,
-    token_blocks,
-)
+from pie_operators import MEAN_POOL, PATCH_EMBED, Case, GuardedMemory, differences, matrix, run
+from pie_programs import COMPILER, DATA, FLASH, LANES, AnyArray, Memory, from_token_blocks, token_blocks
 
 from tvhil.packing.trits import Codec
 from tvhil.prediction.operators import image_to_patches, mean_pool
@@ -82,7 +68,7 @@ class PatchEmbed:
 def check(operators: Sequence[PatchEmbed], *, overlap: bool = False) -> list[int]:
     """Run them and compare every bit; the cycles of each. `overlap`: the image lies in its output, as far as it may."""
     rng = np.random.default_rng(3)
-    ram, flash = Memory(DATA), Memory(FLASH)
+    ram, flash = GuardedMemory(DATA), Memory(FLASH)
     cases = []
     for operator in operators:
         expected, image = operator.expected(), operator.image.tobytes()
@@ -190,7 +176,7 @@ def test_the_image_may_lie_in_the_output_that_replaces_it() -> None:
 @needs_compiler
 def test_means_of_every_shape_compute_the_bits_of_the_contract() -> None:
     rng = np.random.default_rng(5)
-    ram, flash = Memory(DATA), Memory(FLASH)
+    ram, flash = GuardedMemory(DATA), Memory(FLASH)
     cases, expected = [], []
     for _ in range(200):
         rows, n, lane = int(rng.integers(1, 70)), int(rng.integers(1, 40)), int(rng.integers(0, 3))

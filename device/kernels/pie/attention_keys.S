@@ -2,6 +2,7 @@
 /* Queries and keys as the scores want them (attention_work.h). */
 #include "assembler.h"
 #include "attention_work.h"
+#include "transpose.h"
 
     .text
     .begin no-transform
@@ -16,18 +17,7 @@
     ee.vld.128.ip q5, a2, 16
     ee.vld.128.ip q6, a2, 16
     ee.vld.128.ip q7, a2, 16
-    ee.vzip.8 q0, q1
-    ee.vzip.8 q2, q3
-    ee.vzip.8 q4, q5
-    ee.vzip.8 q6, q7
-    ee.vzip.16 q0, q2
-    ee.vzip.16 q1, q3
-    ee.vzip.16 q4, q6
-    ee.vzip.16 q5, q7
-    ee.vzip.32 q0, q4
-    ee.vzip.32 q2, q6
-    ee.vzip.32 q1, q5
-    ee.vzip.32 q3, q7
+    zip_rows_to_columns
     .irp q, q0, q4, q2, q6, q1, q5, q3, q7
     ee.vst.l.64.xp \q, a5, a4
     ee.vst.h.64.xp \q, a5, a4

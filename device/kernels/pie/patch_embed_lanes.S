@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Transposes and products for the patch embedding, see patch_embed_lanes.h. */
 #include "assembler.h"
+#include "transpose.h"
 
     .text
     .begin no-transform
 
 /*
- * Eight rows of 16 bytes to sixteen columns of 8: three rounds of zips, of bytes, pairs, and fours. Nine registers are
- * needed, for the rows and what flips them; the eighth row waits in memory.
+ * Eight rows of 16 bytes to sixteen columns of 8. Nine registers are needed, for the rows and what flips them; the
+ * eighth row waits in memory.
  */
 .macro transpose_half rows
     .set i, 0
@@ -37,18 +38,7 @@
     ee.xorq q5, q5, q7
     ee.xorq q6, q6, q7
     ee.vld.128.ip q7, a7, 0
-    ee.vzip.8 q0, q1
-    ee.vzip.8 q2, q3
-    ee.vzip.8 q4, q5
-    ee.vzip.8 q6, q7
-    ee.vzip.16 q0, q2
-    ee.vzip.16 q1, q3
-    ee.vzip.16 q4, q6
-    ee.vzip.16 q5, q7
-    ee.vzip.32 q0, q4
-    ee.vzip.32 q2, q6
-    ee.vzip.32 q1, q5
-    ee.vzip.32 q3, q7
+    zip_rows_to_columns
     .irp columns, q0, q4, q2, q6, q1, q5, q3, q7
     ee.vst.l.64.ip \columns, a5, 16
     ee.vst.h.64.ip \columns, a5, 16

@@ -2,8 +2,7 @@
 // Bare program: runs attention operators that a test has put into memory, on one core, and counts the cycles of each.
 // host/tests/test_pie_attention.py fills the mailbox.
 #include "kernels/pie/pie_kernels.h"
-
-#include <string.h>
+#include "ports/xtensa_qemu/hardware.h"
 
 typedef struct {
     tvit_attention_args args;
@@ -17,35 +16,14 @@ struct {
     attention_case *cases;
 } mailbox = {0, NULL};
 
-void *memcpy(void *restrict to, const void *restrict from, size_t count) {
-    uint8_t *t = to;
-    const uint8_t *f = from;
-    while (count--)
-        *t++ = *f++;
-    return to;
-}
-
-void *memset(void *to, int value, size_t count) {
-    uint8_t *t = to;
-    while (count--)
-        *t++ = (uint8_t)value;
-    return to;
-}
-
-static uint32_t cycle_count(void) {
-    uint32_t value;
-    __asm__ volatile("rsr.ccount %0" : "=a"(value) : : "memory");
-    return value;
-}
-
 int main(void) {
     const tvit_team alone = {0, 1, NULL};
     for (uint32_t i = 0; i < mailbox.count; i++) {
         attention_case *c = &mailbox.cases[i];
         c->needed = (uint32_t)tvit_attention_buffer_size_pie(&c->args);
-        uint32_t start = cycle_count();
+        uint32_t start = read_ccount();
         tvit_attention_pie(&c->args, c->scratch, &alone);
-        c->cycles = cycle_count() - start;
+        c->cycles = read_ccount() - start;
     }
     return 0;
 }

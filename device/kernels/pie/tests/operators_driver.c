@@ -3,8 +3,7 @@
 // host/tests/pie_operators.py fills the mailbox. For operators whose parts do not meet at a barrier.
 #include "kernels/pie/layernorm_lanes.h"
 #include "kernels/pie/pie_kernels.h"
-
-#include <string.h>
+#include "ports/xtensa_qemu/hardware.h"
 
 // The factors of 16 tokens, without what LayerNorm does with them.
 typedef struct {
@@ -27,27 +26,6 @@ struct {
     uint32_t count;
     operator_case *cases;
 } mailbox = {0, NULL};
-
-void *memcpy(void *restrict to, const void *restrict from, size_t count) {
-    uint8_t *t = to;
-    const uint8_t *f = from;
-    while (count--)
-        *t++ = *f++;
-    return to;
-}
-
-void *memset(void *to, int value, size_t count) {
-    uint8_t *t = to;
-    while (count--)
-        *t++ = (uint8_t)value;
-    return to;
-}
-
-static uint32_t cycle_count(void) {
-    uint32_t value;
-    __asm__ volatile("rsr.ccount %0" : "=a"(value) : : "memory");
-    return value;
-}
 
 static void scale(const scale_args *args) {
     tvit_layernorm_scaling scaling = tvit_layernorm_prepare_scaling(args->n, args->c, args->epsilon, INT32_MAX);
@@ -76,9 +54,9 @@ int main(void) {
         operator_case *c = &mailbox.cases[i];
         for (uint32_t part = 0; part < c->parts; part++) {
             tvit_team team = {part, c->parts, NULL};
-            uint32_t start = cycle_count();
+            uint32_t start = read_ccount();
             run(c, &team);
-            c->cycles[part] = cycle_count() - start;
+            c->cycles[part] = read_ccount() - start;
         }
         c->scratch_bytes = (uint32_t)(c->kind == LAYERNORM     ? tvit_layernorm_buffer_size_pie(c->args)
                                       : c->kind == PATCH_EMBED ? tvit_patch_embed_buffer_size_pie(c->args)
