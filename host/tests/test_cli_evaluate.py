@@ -190,16 +190,20 @@ def test_a_board_is_compared_bit_by_bit(tmp_path, checkpoints):
     assert report["latency"]["measured"] is not None
 
 
-def test_an_interrupted_evaluation_reports_what_is_done(tmp_path, monkeypatch, capsys):
+def stop_behind_70_images(monkeypatch, error):
     load, calls = measure._load, []
 
-    def interrupted(sample, model):
+    def stopped(sample, model):
         calls.append(sample)
         if len(calls) > 70:
-            raise KeyboardInterrupt
+            raise error
         return load(sample, model)
 
-    monkeypatch.setattr(measure, "_load", interrupted)
+    monkeypatch.setattr(measure, "_load", stopped)
+
+
+def test_an_interrupted_evaluation_reports_what_is_done(tmp_path, monkeypatch, capsys):
+    stop_behind_70_images(monkeypatch, KeyboardInterrupt)
     code, report = evaluate(tmp_path, "--html", tmp_path / "e.html")
     assert code == ExitCode.INTERRUPTED
     assert report["progress"] == {"done": 64, "total": 360, "stopped": "interrupted"}
@@ -213,15 +217,7 @@ def test_a_killed_evaluation_leaves_the_figures_so_far(tmp_path, monkeypatch):
     class KilledError(BaseException):
         pass
 
-    load, calls = measure._load, []
-
-    def killed(sample, model):
-        calls.append(sample)
-        if len(calls) > 70:
-            raise KilledError
-        return load(sample, model)
-
-    monkeypatch.setattr(measure, "_load", killed)
+    stop_behind_70_images(monkeypatch, KilledError)
     monkeypatch.setattr("tvhil.commands.evaluate._SAVE_SECONDS", 0)
     with pytest.raises(KilledError):
         evaluate(tmp_path)
