@@ -190,6 +190,27 @@
 .Ldivided\@:
 .endm
 
+/* The exponentials of the first half and their sums. */
+.macro first_half
+    exponentials_start 0
+    l32i a8, a2, WORK_ROWS
+    srli a8, a8, 1
+    loop a8, .Lfirst_half\@
+    exponentials 0
+.Lfirst_half\@:
+    exponentials_end 0
+.endm
+
+/* From a4: eight words of r and eight of delta to 16 bits each; then a4 moves on by 48 + \step. */
+.macro r_and_delta r, delta, step
+    ee.vld.128.ip \r, a4, 16
+    ee.vld.128.ip q0, a4, 16
+    ee.vld.128.ip \delta, a4, 16
+    ee.vld.128.ip q1, a4, \step
+    ee.vunzip.16 \r, q0
+    ee.vunzip.16 \delta, q1
+.endm
+
 /* w = min((out_multiplier + z / 2) / z, 32767) of a8 queries: a4 w - 2, a5 z. Ahead of the last z lies another word. */
 .macro weights
     l32i a6, a2, WORK_OUT_MULTIPLIER
@@ -215,13 +236,7 @@
     /* a2 work */
     kernel_function tvit_softmax_pie
     kernel_enter
-    exponentials_start 0
-    l32i a8, a2, WORK_ROWS
-    srli a8, a8, 1
-    loop a8, .Lfirst_half
-    exponentials 0
-.Lfirst_half:
-    exponentials_end 0
+    first_half
 
     exponentials_start 1
     divide_start
@@ -255,18 +270,8 @@
      */
     addmi a4, a2, 512
     addi a4, a4, WORK_DIVISION + 32 - 512
-    ee.vld.128.ip q4, a4, 16
-    ee.vld.128.ip q0, a4, 16
-    ee.vld.128.ip q2, a4, 16
-    ee.vld.128.ip q1, a4, 48
-    ee.vunzip.16 q4, q0
-    ee.vunzip.16 q2, q1
-    ee.vld.128.ip q5, a4, 16
-    ee.vld.128.ip q0, a4, 16
-    ee.vld.128.ip q3, a4, 16
-    ee.vld.128.ip q1, a4, 16
-    ee.vunzip.16 q5, q0
-    ee.vunzip.16 q3, q1
+    r_and_delta q4, q2, 48
+    r_and_delta q5, q3, 16
     l32i a5, a2, WORK_SCORES
     l32i a6, a2, WORK_SCORES + 4
     ee.zero.q q7
@@ -329,24 +334,13 @@
     /* a2 work */
     kernel_function tvit_softmax_narrow_pie
     kernel_enter
-    exponentials_start 0
-    l32i a8, a2, WORK_ROWS
-    srli a8, a8, 1
-    loop a8, .Lnarrow
-    exponentials 0
-.Lnarrow:
-    exponentials_end 0
+    first_half
     divide_start
     movi a4, 8
     divide a4
     addmi a4, a2, 512
     addi a4, a4, WORK_DIVISION + 32 - 512
-    ee.vld.128.ip q4, a4, 16
-    ee.vld.128.ip q0, a4, 16
-    ee.vld.128.ip q2, a4, 16
-    ee.vld.128.ip q1, a4, 16
-    ee.vunzip.16 q4, q0
-    ee.vunzip.16 q2, q1
+    r_and_delta q4, q2, 16
     l32i a5, a2, WORK_SCORES
     ee.zero.q q7
     l32i a4, a2, WORK_NO_ROW
