@@ -12,7 +12,14 @@
 #include "model_mutator.h"
 #include "seed_model.h"
 
-enum { ARENA = 8192, MODEL_RAM = 8192, MOST_STEPS = 64, MOST_OPERATORS = 4096 };
+enum {
+    ARENA = 8192,
+    MODEL_RAM = 8192,
+    MOST_STEPS = 64,
+    MOST_OPERATORS = 4096,
+    FIRST_BAUD = 115200,
+    MOST_BAUD = 921600
+};
 
 // Control of a step. BATCH keeps the frame back, so that it arrives together with the next ones, during a run. Without
 // ODD a request has the length and the keys that its type wants.
@@ -26,6 +33,7 @@ typedef struct {
     uint8_t line[4 * TVIT_LINK_FRAME_BYTES(TVIT_LINK_MAX_PAYLOAD)];
     size_t waiting; // bytes in line
     uint32_t asked; // requests among them that have one answer each
+    int rates;      // the rate was asked to change: what comes on trial may be dropped
     int wrong;      // the only request is too short or too long: nothing but ERROR is an answer
 } host;
 
@@ -52,7 +60,9 @@ static uint32_t listen(link_board *board, size_t bytes, int may_succeed) {
 
 static void deliver(host *h) {
     const uint32_t answers = listen(h->board, link_board_feed(h->board, h->line, h->waiting), !h->wrong);
-    FUZZ_CHECK(answers == h->asked || h->asked == UINT32_MAX);
+    FUZZ_CHECK(answers == h->asked || h->asked == UINT32_MAX || h->rates);
+    const uint32_t baud = link_board_baud(h->board);
+    FUZZ_CHECK(baud == 0 || (baud >= 9600 && baud <= MOST_BAUD));
     h->waiting = 0;
     h->asked = 0;
     h->wrong = 0;
@@ -104,13 +114,15 @@ static void upload(host *h, uint32_t seed) {
 }
 
 // Length of a request's payload by its type; WRITE and ECHO are as long as they like, within limits.
-static const uint8_t usual[16] = {0, TVIT_LINK_HELLO_BYTES, 0, 0, 4, 0, 12, 12, TVIT_LINK_RUN_BYTES, 0, 8, 4, 4};
+static const uint8_t usual[16] = {0, TVIT_LINK_HELLO_BYTES, 0, 0, 4, 0, 12, 12, TVIT_LINK_RUN_BYTES, 0, 8, 4, 4, 4};
 
 static int length_is_wrong(uint8_t type, size_t bytes) {
     if (type == TVIT_LINK_HELLO || type == TVIT_LINK_WRITE)
         return bytes < (type == TVIT_LINK_HELLO ? TVIT_LINK_HELLO_BYTES : TVIT_LINK_WRITE_BYTES);
-    return type < TVIT_LINK_ERROR && type != TVIT_LINK_ECHO && (type > TVIT_LINK_TEST_FAULT || bytes != usual[type]);
+    return type < TVIT_LINK_ERROR && type != TVIT_LINK_ECHO && (type > TVIT_LINK_SET_BAUD || bytes != usual[type]);
 }
+
+static const uint32_t rates[4] = {FIRST_BAUD, 2 * FIRST_BAUD, MOST_BAUD, MOST_BAUD + 1};
 
 // Length and keys as the type wants them; returns the length.
 static size_t well_formed(uint8_t type, uint8_t *payload, size_t bytes) {
@@ -119,6 +131,7 @@ static size_t well_formed(uint8_t type, uint8_t *payload, size_t bytes) {
         tvit_put_u16(payload + 4, payload[4] < 200 ? TVIT_LINK_VERSION : payload[4]);
     }
     if (type == TVIT_LINK_RESET) tvit_put_u32(payload, TVIT_LINK_RESET_KEY);
+    if (type == TVIT_LINK_SET_BAUD && payload[3] < 200) tvit_put_u32(payload, rates[payload[0] % 4]);
     if (type == TVIT_LINK_WRITE) return bytes < TVIT_LINK_WRITE_BYTES ? TVIT_LINK_WRITE_BYTES : bytes;
     return type == TVIT_LINK_ECHO ? bytes : usual[type];
 }
@@ -166,6 +179,7 @@ static int step(host *h) {
         if (!(control & SAME_NUMBER)) h->sequence = (uint16_t)(h->sequence + 16 + (type == 0xff ? 0x4100 : 0));
         // What may change the session, or end a run without an answer, is counted no more.
         if (kind == TVIT_LINK_HELLO || kind == TVIT_LINK_RESET) h->asked = UINT32_MAX;
+        if (kind == TVIT_LINK_SET_BAUD) h->rates = 1;
         h->wrong = !h->waiting && !(control & BATCH) && length_is_wrong(kind, length);
         add_frame(h, kind, session, h->sequence, payload, length);
     }
@@ -202,6 +216,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     h.board = link_board_new(m.file, flash, ARENA, kind & 2 ? MODEL_RAM : 0, kind & 128 ? 4096 : 0);
     small_model_free(&m);
     change_port(link_board_port(h.board), other);
+    if (!(other & 32)) link_board_offer_rates(h.board, FIRST_BAUD, MOST_BAUD);
     link_board_restart(h.board);
     link_board_log(h.board, "key=value");
     h.session = 1;

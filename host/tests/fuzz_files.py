@@ -61,7 +61,8 @@ def _archive_odd() -> list[bytes]:
     cut = bytearray(large)
     cut[124:136] = b"%011o\0" % (1 << 20)
     odd = (
-        [_tar({name: b""}) for name in ("", "../a", "/a", "a\\b", "c:a")]
+        [zip_archive({"\xe4.png": b"x"}).replace(b"\xc3\xa4", b"\xff\xff", 1)]  # a name in its own header
+        + [_tar({name: b""}) for name in ("", "../a", "/a", "a\\b", "c:a")]
         + [zip_archive({"": b""})]
         + [_tar({"a.png": b"", "./a.png": b""})]
     )

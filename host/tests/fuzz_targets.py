@@ -128,7 +128,7 @@ def server_inputs(count: int, seed: int) -> list[bytes]:
 
     def step() -> bytes:
         control = rng.choice((0, 0, 0, 0, 16, 16, 32, 32, 8, 40, 2, 1, 64))
-        kind = rng.choice((5, 6, 7, *range(1, 13), *range(16)))
+        kind = rng.choice((5, 6, 7, 13, 13, *range(1, 14), *range(16)))
         payload = struct.pack("<BBHII", rng.randrange(7), 0, rng.choice((0, rng.randrange(16))), number(), number())
         payload = payload[: rng.randrange(13)] if control & 16 else payload + rng.randbytes(rng.randrange(40))
         if control == 64:

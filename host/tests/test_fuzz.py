@@ -243,6 +243,18 @@ def test_an_archive_with_a_member_without_a_name_is_refused(tmp_path):
         open_tree(tmp_path / "a.zip")
 
 
+def test_a_zip_member_whose_own_header_has_another_name_is_refused(tmp_path):
+    from fuzz_files import zip_archive
+
+    from tvhil.datasets.archives import open_tree
+    from tvhil.errors import DatasetError
+
+    for name in (b"\xff\xff", b"\xc3\xb6"):
+        (tmp_path / "a.zip").write_bytes(zip_archive({"\xe4.png": b"x"}).replace(b"\xc3\xa4", name, 1))
+        with pytest.raises(DatasetError, match="\xe4.png is damaged"):
+            open_tree(tmp_path / "a.zip").read("\xe4.png")
+
+
 def test_class_names_that_are_no_list_are_taken_for_none():
     for classes in (b"1", b"true", b'"ab"', b'{"a": 1}'):
         model = read_model(with_meta(b'{"classes": %s}' % classes))

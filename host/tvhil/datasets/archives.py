@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -32,6 +33,7 @@ _DECOMPRESSORS: dict[bytes, type[gzip.GzipFile] | type[bz2.BZ2File] | type[lzma.
     b"BZ": bz2.BZ2File,
     b"\xfd7": lzma.LZMAFile,
 }
+_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 class FileTree(Protocol):
@@ -118,7 +120,7 @@ class _Zip:
         try:
             with self._zip.open(name) as stream:
                 return _read_bounded(stream, limit, f"{self.path}: {name}")
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+        except (*_DAMAGE, zipfile.BadZipFile, struct.error, UnicodeDecodeError) as error:  # the last two: of its header
             raise DatasetError(f"{self.path}: {name} is damaged: {error}") from None
         except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
             raise DatasetError(f"{self.path}: cannot read {name}: {error}") from None
@@ -163,7 +165,7 @@ def _open_tar_stream(path: Path) -> IO[bytes]:
     try:
         with decompress(path) as packed:
             data = packed.read(MAX_TAR_BYTES + 1)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except _DAMAGE as error:
         raise DatasetError(f"{path} is damaged: {error}") from None
     if len(data) > MAX_TAR_BYTES:
         raise DatasetError(f"{path} is larger than {MAX_TAR_BYTES >> 20} MiB unpacked: decompress it to a plain .tar")
