@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,6 +248,15 @@ def test_a_port_without_permission_is_told_with_the_group(esp32s3):
     assert isinstance(error, NoPermissionError)
     assert error.exit_code == ExitCode.NO_PERMISSION
     assert "dialout" in str(error)
+
+
+def test_a_line_over_the_network_gets_more_time_for_an_answer_unless_the_user_has_set_it(esp32s3, monkeypatch):
+    own = os.environ["ESPTOOL_CFGFILE"]
+    remote, local = (esptool_flash._Esptool(esp32s3, port, None) for port in ("socket://lab:5555", "/dev/ttyACM0"))
+    assert remote._environment()["ESPTOOL_CFGFILE"] == own
+    monkeypatch.delenv("ESPTOOL_CFGFILE")
+    assert "ESPTOOL_CFGFILE" not in local._environment()
+    assert Path(remote._environment()["ESPTOOL_CFGFILE"]).read_text() == "[esptool]\ntimeout = 30\n"
 
 
 # --- what lies where -------------------------------------------------------------------------------------------

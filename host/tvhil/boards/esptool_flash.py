@@ -15,7 +15,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -35,11 +35,15 @@ from tvhil.errors import (
     UsageError,
     WrongChipError,
 )
+from tvhil.files import write_whole
 
 FlashProgress = Callable[[FlashPart, int], None]  # the part at hand, bytes of it that are written
 _PATIENCE = 40.0  # seconds without a word from esptool
 _PATIENCE_PER_MB = 12.0  # more of them: the ROM erases a whole part first, and sums it up afterwards
 _CONNECT_ATTEMPTS = 5
+# Seconds that esptool waits for one answer on a line over the network. Its 3 are too few for an emulated UART: the boot
+# ROM in Espressif's QEMU takes 1 KB, a block, in 3.7 s.
+_NETWORK_TIMEOUT = 30
 
 
 @dataclass(frozen=True)
@@ -211,10 +215,19 @@ class _Esptool:
         arguments += ["--connect-attempts", str(_CONNECT_ATTEMPTS), "--after", after]
         arguments += [] if attempt.stub else ["--no-stub"]
         patience = _PATIENCE + _PATIENCE_PER_MB * max((len(part.content) for part in parts), default=0) / (1 << 20)
-        code, lines = _listen([*arguments, *command], patience, self._log_path, read)
+        code, lines = _listen([*arguments, *command], self._environment(), patience, self._log_path, read)
         if code == 0 or (may_fail and any(re.match(f".*error.*: {may_fail}", line) for line in lines)):
             return lines
         raise self._failure(code, lines, command[0], patience)
+
+    def _environment(self) -> dict[str, str]:
+        """For esptool; a configuration of the user's own goes before ours."""
+        environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+        if "://" in self._port and "ESPTOOL_CFGFILE" not in environment:
+            settings = self._board.build_dir / "esptool.cfg"
+            write_whole(settings, f"[esptool]\ntimeout = {_NETWORK_TIMEOUT}\n".encode())
+            environment["ESPTOOL_CFGFILE"] = str(settings)
+        return environment
 
     def _failure(self, code: int | None, lines: Sequence[str], command: str, patience: float) -> BoardError:
         """Why esptool failed, in one line; `code` is None where it fell silent."""
@@ -274,10 +287,13 @@ _CANNOT_OPEN: tuple[tuple[str, type[BoardError], str], ...] = (
 
 
 def _listen(
-    command: Sequence[str], patience: float, log: Path, read: Callable[[str], None] | None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    patience: float,
+    log: Path,
+    read: Callable[[str], None] | None,
 ) -> tuple[int | None, list[str]]:
     """Run a program and read its lines as they come; its exit code is None where it said nothing for too long."""
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     lines: list[str] = []
     with log.open("a") as copy:
         process = subprocess.Popen(
