@@ -542,8 +542,10 @@ def test_a_board_of_another_version_is_named() -> None:
         payload = messages.ERROR.pack(ErrorCode.VERSION, 0, b"", 77) + b"another version"
         return framing.encode(Frame(Event.ERROR, frame.session, frame.sequence, payload))
 
-    with pytest.raises(LinkVersionError, match=f"version 77 of the link, this host version {messages.LINK_VERSION}"):
+    told = f"version 77 of the link, this host version {messages.LINK_VERSION}: build and flash the firmware"
+    with pytest.raises(LinkVersionError, match=told) as caught:
         LinkClient(LoopbackTransport(newer)).connect()
+    assert caught.value.exit_code == ExitCode.OLD_FIRMWARE
 
 
 def test_the_board_refuses_a_host_of_another_version() -> None:
