@@ -170,6 +170,7 @@ def _board_odd() -> list[bytes]:
     bare = {key: value for key, value in good.items() if key != "memory"}
     changes = [{"firmware_of": name} for name in (1, "board", "broken", "lx7sim", "qemu-xtensa")]
     changes += [{"extends": name} for name in ("broken", "lx7sim", "board")]
+    changes += [{"extends": "native", "counter": 1}, {"extends": "native", "stands_for": "circle"}]
     changes += [{"extends": "native", "firmware_of": "native"}, {"extends": "esp32s3", "idf": {"defaults": ["x"]}}, {}]
     found += [toml_text({**bare, **change}).encode() for change in changes]
     flash = {"size": 1, "partitions": "x"}
@@ -187,6 +188,8 @@ def _read_board(data: bytes, folder: Path) -> None:
         (folder / path.name).write_bytes(path.read_bytes())
     file, broken, place = folder / "board.toml", folder / "broken.toml", folder / "folder.toml"
     broken.write_bytes(b"x")
+    circle = {"name": "circle", "extends": "native", "stands_for": "board"}
+    (folder / "circle.toml").write_text(toml_text(circle))
     place.mkdir(exist_ok=True)
     for name in ("nativ", folder / "none.toml", broken, place, "native"):
         try:

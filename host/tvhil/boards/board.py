@@ -17,7 +17,7 @@ import functools
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -352,6 +352,11 @@ def load_board(name: str | Path) -> Board:
             near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
             raise UsageError(f"there is no board {str(name)!r}; {hint}")
+    return _load(path)
+
+
+def _load(path: Path, borrow_cost: bool = True) -> Board:
+    """A board from its file; without `borrow_cost` only with a cost model of its own, so that none leads back here."""
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
@@ -363,10 +368,10 @@ def load_board(name: str | Path) -> Board:
         raise BoardFileError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # tomllib's own, of a number, of the encoding, of nesting
         raise BoardFileError(f"{path}: {error}") from None
-    return _board(path, content)
+    return _board(path, content, borrow_cost)
 
 
-def _board(path: Path, content: dict[str, Any]) -> Board:
+def _board(path: Path, content: dict[str, Any], borrow_cost: bool) -> Board:
     content = _extended(path, content)
     more = {"idf": Idf, "flash": FlashChip, "serial": SerialLine, "usb": Usb}
     tables = {"memory", "firmware", "start", "counter", "cost", *more}
@@ -394,8 +399,8 @@ def _board(path: Path, content: dict[str, Any]) -> Board:
     board = read(
         Board, "", plain, path=path, memory=memory, firmware=firmware, start=start, counter=counter, cost=cost, **given
     )  # fmt: skip
-    if cost is None and board.stands_for:
-        board = replace(board, cost=load_board(_beside(path, "stands_for", board.stands_for)).cost)
+    if cost is None and board.stands_for and borrow_cost:
+        board = replace(board, cost=_load(_beside(path, "stands_for", board.stands_for), borrow_cost=False).cost)
     if board.name != path.stem:
         raise BoardFileError(f"{path}: its name is {board.name!r}; name and file must agree")
     if board.kind not in KINDS:
@@ -427,12 +432,17 @@ def _extended(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     borrowing = next((key for key in ("extends", "firmware_of") if key in {**base, **own}), None)
     if borrowing:
         raise BoardFileError(f"{path}: extends {name!r}: {borrowing} cannot be combined with it; name the first board")
-    if {"firmware", "kernels"} & own.keys() or "unit" in own.get("counter", {}):
+    if {"firmware", "kernels"} & own.keys() or "unit" in _keys(own.get("counter")):
         base.pop("cost", None)
     for key, value in own.items():
         table = base.get(key)
         base[key] = _overlaid(path, table, value, key) if isinstance(table, dict) and isinstance(value, dict) else value
     return base
+
+
+def _keys(table: object) -> Iterable[str]:
+    """The keys of a table; of what is none, which `_record` refuses, nothing."""
+    return table.keys() if isinstance(table, dict) else ()
 
 
 def _overlaid(path: Path, base: dict[str, Any], own: dict[str, Any], table: str) -> dict[str, Any]:
@@ -470,7 +480,7 @@ def _base(path: Path, content: Mapping[str, Any]) -> Board | None:
         raise BoardFileError(
             f"{path}: firmware_of {name!r}: that board's firmware is another one's, too; name that one"
         )
-    return load_board(other)
+    return _load(other, borrow_cost=False)
 
 
 def _record(file: Path, kind: type[T], table: str, values: Mapping[str, Any], **given: Any) -> T:
