@@ -54,6 +54,7 @@ class RatedLine(Transport):
         self.baud = START
         self.rates: list[int] = []
         self.deaf_to_baud = False
+        self.longest_above = (FASTEST, 0)  # above this rate, frames of the board that are longer than so many are lost
         self._arrived = bytearray()
         self._now = 0.0
 
@@ -71,6 +72,9 @@ class RatedLine(Transport):
     def write(self, data: bytes) -> None:
         before = self.board.baud
         answer = self.board.feed(self._carried(data, before, self.highest[0]))
+        rate, longest = self.longest_above
+        if before > rate and len(answer) > longest:
+            answer = answer[:longest]
         self._arrived += self._carried(answer, before, self.highest[1])
 
     def read(self, timeout: float) -> bytes:
@@ -128,6 +132,17 @@ def test_where_no_higher_rate_works_the_line_stays_at_the_first():
     client, line = connected(board, highest=(START, START))
     assert (board.baud, line.baud) == (START, START)
     assert client.echo(b"there") == b"there"
+
+
+@pytest.mark.parametrize(("bears", "reached"), [(1_000_000, 921_600), (START, START)])
+def test_a_rate_at_which_long_frames_are_lost_is_left_for_a_lower_one(bears, reached):
+    board = RatedBoard()
+    line = RatedLine(board)
+    line.longest_above = (bears, 200)
+    client = LinkClient(line, seed=1, rates=RATES)
+    client.connect()
+    assert (board.baud, line.baud) == (reached, reached)
+    assert client.echo(bytes(1000)) == bytes(1000)
 
 
 def test_a_port_that_does_not_know_the_rates_stays_at_the_first():

@@ -28,6 +28,8 @@ _MOST_PENDING = 64
 _REMEMBERED = 1024  # transmissions whose fate is open
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 128, 4096
 _TRIAL_PATIENCE = 1.0  # seconds for an answer at a rate that is on trial
+_LONG_PATIENCE = 3.0  # and for one of the largest size
+_FIRST_BAUD = 115_200  # of a board behind a line without a rate, such as the socket of an emulator
 _TRIAL_PATTERN = bytes(range(0, 256, 8))  # short: the board counts what it receives on trial
 
 
@@ -242,9 +244,18 @@ class Session:
         answer = self._found()
         if Capability.BAUD in answer.capabilities:
             for rate in self._rates:
-                if rate == self.transport.baud or self.change_baud(rate):
-                    break
+                if (rate == self.transport.baud or self.change_baud(rate)) and self._bears_long_frames(answer):
+                    return answer
+            self.change_baud(self._first_rate or _FIRST_BAUD)
         return answer
+
+    def _bears_long_frames(self, hello: HelloAnswer) -> bool:
+        """Whether the largest frames come through, too: a UART that is too slow for its line loses them first."""
+        try:
+            self.ask(Ask(Request.ECHO, bytes(i & 255 for i in range(hello.max_payload)), patience=_LONG_PATIENCE))
+        except LinkTimeoutError:
+            return False
+        return True
 
     def _found(self) -> HelloAnswer:
         """Open a session at the rate at which the board is."""
