@@ -182,22 +182,30 @@ def _board_odd() -> list[bytes]:
 
 def _read_board(data: bytes, folder: Path) -> None:
     from tvhil.boards import load_board
-    from tvhil.boards.board import boards_dir
 
-    for path in boards_dir().glob("*.toml"):  # for firmware_of
-        (folder / path.name).write_bytes(path.read_bytes())
-    file, broken, place = folder / "board.toml", folder / "broken.toml", folder / "folder.toml"
-    broken.write_bytes(b"x")
-    circle = {"name": "circle", "extends": "native", "stands_for": "board"}
-    (folder / "circle.toml").write_text(toml_text(circle))
-    place.mkdir(exist_ok=True)
-    for name in ("nativ", folder / "none.toml", broken, place, "native"):
-        try:
-            assert load_board(name).name == "native"
-        except TvhilError:
-            assert name != "native"
+    if not (folder / "native.toml").exists():
+        _lay_out_boards(folder)
+    file = folder / "board.toml"
     file.write_bytes(data)
     load_board(file)
+
+
+def _lay_out_boards(folder: Path) -> None:
+    """What a board file may name, and names of which each is refused."""
+    from tvhil.boards import load_board
+    from tvhil.boards.board import boards_dir
+
+    broken, place = folder / "broken.toml", folder / "folder.toml"
+    broken.write_bytes(b"x")
+    place.mkdir()
+    (folder / "circle.toml").write_text(toml_text({"name": "circle", "extends": "native", "stands_for": "board"}))
+    for path in boards_dir().glob("*.toml"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    for name in ("nativ", folder / "none.toml", broken, place):
+        with contextlib.suppress(TvhilError):
+            load_board(name)
+            raise AssertionError("it is no board file")
+    assert load_board("native").name == "native"
 
 
 def _pool_seeds() -> list[bytes]:
