@@ -25,7 +25,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from tvhil.boards import Board, load_board
-from tvhil.errors import TvhilError
+from tvhil.errors import TvhilError, UsageError
 from tvhil.evaluation.session import open_device
 from tvhil.packing import TvitModel, pack_vit, read_model
 from tvhil.packing.format import LANE_LIMIT, ScaleMode
@@ -40,7 +40,6 @@ from tvhil.prediction.work import KERNELS, OperatorWork, model_work
 
 IMAGES = 2
 SHARED = ("forks", "barriers", "waits")
-_ESP32S3_CACHE = {"size": 1 << 16, "line": 64, "ways": 8}
 
 # image_size, channels, patch_size, embed_dim, depth, heads, mlp_dim, classes, prefix_tokens, mean_pool
 _SHAPES: tuple[tuple[int, int, int, int, int, int, int, int, int, bool], ...] = (
@@ -81,6 +80,8 @@ _PIE_SHAPES: tuple[
     ((96, 96), 3, 16, 64, 1, 1, 3200, 5, 1, False, _GAPS, _WHOLE),
     ((48, 48), 3, 16, 576, 1, 6, 600, 50, 1, False, _ALL, _WHOLE),  # 10 tokens, heads of 96
     ((144, 144), 3, 8, 48, 1, 1, 96, 30, 0, True, _GAPS, _WHOLE),  # 324 tokens
+    ((16, 16), 3, 8, 1664, 1, 26, 32, 5, 1, False, _BASE3, _WHOLE),
+    ((24, 24), 1, 8, 32, 1, 2, 16, 3, 0, True, _GAPS, _WHOLE),  # 9 tokens
     # Attention: blocks of many and of few queries, all kinds of heads.
     ((96, 96), 1, 8, 64, 1, 1, 16, 3, 0, True, _GAPS, _WHOLE),  # 144 tokens
     ((104, 104), 1, 8, 64, 1, 4, 16, 3, 0, True, _GAPS, _WHOLE),  # 169
@@ -295,7 +296,10 @@ def calibrate_portable(board: Board, seed: int) -> tuple[CostModel, list[str]]:
 
 def calibrate_pie(board: Board, seed: int) -> tuple[CostModel, list[str]]:
     """Fit the PIE kernels: one core first, then what it costs to share."""
-    timing = tomllib.loads(board.cycle_model.read_text())["dcache"] if board.cycle_model else _ESP32S3_CACHE
+    if board.cycle_model is None:
+        raise UsageError(f"{board.name} has no cycle model; PIE kernels are fitted to lx7sim")
+    parameters = tomllib.loads(board.cycle_model.read_text())
+    timing, mhz = parameters["dcache"], parameters["clock"]["cpu_mhz"]
     cache = CacheShape(timing["size"], timing["line"], timing["ways"])
     models = list(pie_models(seed))
     static = [model for model in models if model.info.scale_mode is ScaleMode.STATIC]
@@ -309,7 +313,7 @@ def calibrate_pie(board: Board, seed: int) -> tuple[CostModel, list[str]]:
     text = error_lines(rows, one, "one core")
     _, together = measure(with_cores(board, 2), static, "pie", seed, cache)
     shared = [m for model in together for m in model]
-    both = CostModel(unit, "pie", {**coefficients, CORES: fit_cores(shared, one)})
+    both = CostModel(unit, "pie", {**coefficients, CORES: fit_cores(shared, one)}, mhz)
     return both, [*text, *error_lines(shared, both, "two cores"), *_model_lines(alone, together, both)]
 
 

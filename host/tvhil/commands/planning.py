@@ -62,9 +62,11 @@ def plan_for(options: argparse.Namespace, vit: IntegerViT, codec: Codec) -> tupl
     name = options.board or (DEFAULT_BOARD if DEFAULT_BOARD in board_names() else None)
     if name is None:
         return plan(vit, codec)
-    memory = load_board(name).memory
+    board = load_board(name)
+    memory = board.memory
+    cost = board.cost if board.cost is not None and board.cost.kernels == "pie" else None
     try:
-        return plan(vit, codec, memory.arena, memory.psram or None)
+        return plan(vit, codec, memory.arena, memory.psram or None, cost=cost)
     except NothingFitsError as error:
         if options.board is not None:
             raise

@@ -27,13 +27,16 @@ def model_facts(model: TvitModel, file: Path | str) -> dict[str, Any]:
     }
 
 
-def predicted_report(model: TvitModel, file: Path, boards: Board | Sequence[Board]) -> dict[str, Any]:
+def predicted_report(
+    model: TvitModel, file: Path, boards: Board | Sequence[Board], cores: int | None = None
+) -> dict[str, Any]:
     """All that is known before a board runs; what only a run can tell is null.
 
     Args:
         model: what is run.
         file: where it lies.
         boards: one, or those of a rack, each once; different ones have no common prediction of latency.
+        cores: that share the work; None: all of the board's.
     """
     every = [boards] if isinstance(boards, Board) else sorted(boards, key=lambda board: board.name)
     board = every[0]
@@ -44,7 +47,7 @@ def predicted_report(model: TvitModel, file: Path, boards: Board | Sequence[Boar
         "kind": "+".join(sorted({one.kind for one in every})),
         "details": None,
     }
-    prediction = board.cost.predict(model, board.cores) if board.cost is not None and len(every) == 1 else None
+    prediction = board.cost.predict(model, cores or board.cores) if board.cost is not None and len(every) == 1 else None
     fill_latency_prediction(report, prediction, [op.name for op in model.operators])
     report["memory"] = predict_memory(model, board.limits)
     report["memory"]["static"] = _static_of_last_build(board) if len(every) == 1 else None

@@ -19,29 +19,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tvhil.errors import InputError
-from tvhil.packing.format import BLOCK_TOKENS, MAX_OPERATORS, OP_TABLE, DType, OpKind, Plan, ScaleMode, align
+from tvhil.packing.format import BLOCK_TOKENS, MAX_OPERATORS, OP_ADD, OP_TABLE, DType, OpKind, Plan, ScaleMode, align
 from tvhil.packing.integer_vit import IntegerBlock, IntegerLinear, IntegerViT
 from tvhil.packing.reader import read_model
 from tvhil.packing.schedule import Schedule, channel_chunks
 from tvhil.packing.trits import TILE_CHANNELS, Codec, encode_matrix, matrix_bytes
-from tvhil.packing.writer import ModelWriter, Planner, pack_vit
+from tvhil.packing.writer import DraftOperator, ModelWriter, Planner, pack_vit
+from tvhil.prediction import pie_work
+from tvhil.prediction.flash_reads import CacheShape
+from tvhil.prediction.latency import CostModel
+from tvhil.prediction.pie_work import Patches, Rows
+from tvhil.prediction.work import OperatorWork
 
-# The ESP32-S3's data cache has 64 KB. What is read again within this many bytes of flash is taken to be still there.
+# The ESP32-S3's data cache has 64 KB. Chunks of weights that are to stay there for the next group of tokens have room
+# to spare: other code reads flash, too. An estimate takes all as there that is read again within the cache less a bit.
 CACHE_BYTES = 48 * 1024
+CACHE_SPARE_BYTES = 1024
 
-# Cycles of one core of an ESP32-S3, from lx7sim's measurements of loops (device/kernels/IDEAS.md) and of DeiT-Tiny and
-# DeiT-Small at 224 x 224 on two cores. Good for comparing schedules; `tvhil predict` has the boards' cost models.
-CACHE_LINE_BYTES = 64
-CYCLES_A_LINE = 580  # 456 alone; two cores wait for each other
-CYCLES_A_ROW = 110  # to make one output channel's instructions, besides one a non-zero trit
-CYCLES_A_TRIT = {Codec.GAPS: 0.0, Codec.BASE3: 2.4, Codec.TWO_BIT: 3.0}  # 12 a byte, to find the non-zero ones
-CYCLES_A_BLOCK = {"i8": 12, "table": 25, "i16": 27}  # around the instructions of one channel for 16 tokens, by output
-PATCH_EMBED_FACTOR = 1.6  # against a linear operator: patches are gathered, rows are made for a few blocks at a time
-ATTENTION_MACS_A_CYCLE = 8.7
-LAYERNORM_CYCLES_A_VALUE = 2.0
-LAYERNORM_CYCLES = 10_000  # once an operator, on each core
-POOLED_VALUES_A_CYCLE = 4
-CYCLES_AN_OPERATOR = 500  # to bind and to fork
+CORES = 2  # of the ESP32-S3
 
 
 @dataclass(frozen=True)
@@ -54,9 +49,13 @@ class Work:
         inputs, channels: of a linear operator; heads times head dimension, or columns, of the others.
         nonzeros: non-zero trits an output channel, on average.
         codec: of a linear operator's trits.
-        output: 'i8', 'table' or 'i16', of a linear operator.
+        output: of a linear operator: 'i8', 'i8_127' (clamped at 127), 'table', 'i16_add' or 'i16_set'.
         flash_bytes: read from flash: 0 where the weights are still in the cache.
         times: how often the model has this operator: once a block.
+        heads: of attention.
+        strided: in attention, keys are columns of a wider tensor.
+        patches: of the patch embedding.
+        as_row: one row of logits.
     """
 
     kind: OpKind
@@ -68,30 +67,70 @@ class Work:
     output: str
     flash_bytes: int
     times: int
+    heads: int = 1
+    strided: bool = False
+    patches: Patches | None = None
+    as_row: bool = False
 
 
-def estimate_cycles(work: Iterable[Work], cores: int = 2) -> float:
-    """Cycles of one inference with the PIE kernels, weights in flash; all work is shared evenly by the cores.
+@functools.lru_cache(maxsize=1)
+def esp32s3_cost() -> CostModel:
+    """The cost model of the ESP32-S3, whose kernels schedules are made for."""
+    from tvhil.boards.board import checkout, load_board
 
-    An estimate to rank schedules by, from the figures above.
+    cost = load_board(checkout() / "boards" / "esp32s3.toml").cost
+    if cost is None or cost.kernels != "pie":
+        raise InputError("boards/esp32s3.toml has no [cost] of PIE kernels: fit it with tools/calibrate_cost_model.py")
+    return cost
+
+
+def estimate_cycles(
+    work: Iterable[Work], cores: int = CORES, cost: CostModel | None = None, known: dict[Work, float] | None = None
+) -> float:
+    """Cycles of one inference with the PIE kernels, weights in flash: what `tvhil predict` says of the model, but that
+    all rows of a matrix are taken to have as many non-zero trits.
+
+    Args:
+        work: of the model.
+        cores: that share each operator.
+        cost: of the board; None: of the ESP32-S3.
+        known: what was found before with the same cores and cost; takes what is found.
     """
+    cost = cost or esp32s3_cost()
+    known = {} if known is None else known
     total = 0.0
     for op in work:
-        blocks = -(-op.rows // BLOCK_TOKENS)
-        if op.kind in (OpKind.LINEAR, OpKind.PATCH_EMBED):
-            made = CYCLES_A_ROW + op.nonzeros + op.inputs * CYCLES_A_TRIT[op.codec]
-            cycles = op.channels * (made + blocks * (op.nonzeros + CYCLES_A_BLOCK[op.output]))
-            if op.kind is OpKind.PATCH_EMBED:
-                cycles *= PATCH_EMBED_FACTOR
-        elif op.kind is OpKind.ATTENTION:
-            cycles = 2 * (BLOCK_TOKENS * blocks) * op.rows * op.channels / ATTENTION_MACS_A_CYCLE
-        elif op.kind is OpKind.LAYERNORM:
-            cycles = BLOCK_TOKENS * blocks * op.channels * LAYERNORM_CYCLES_A_VALUE + cores * LAYERNORM_CYCLES
-        else:
-            cycles = op.rows * op.channels / POOLED_VALUES_A_CYCLE
-        cycles += op.flash_bytes / CACHE_LINE_BYTES * CYCLES_A_LINE
-        total += op.times * (cycles / cores + CYCLES_AN_OPERATOR)
+        if op not in known:
+            known[op] = op.times * cost.operator_cost(_operator_work(op, cores, cost.cache))
+        total += known[op]
     return total
+
+
+def _operator_work(op: Work, cores: int, cache: CacheShape | None) -> OperatorWork:
+    line_bytes = cache.line_bytes if cache is not None else op.flash_bytes + 1
+    shared = (op.flash_bytes / line_bytes / cores,) * cores
+    nothing = (0.0,) * cores
+    instructions = np.full(op.channels, round(max(op.nonzeros, 3)))
+    if op.patches is not None:
+        weights = Rows(op.inputs, op.codec, instructions, op.patches.blocks, "i16_add")
+        phases = pie_work.patch_embed(op.patches, weights, cores)
+        groups = len(phases) // 3
+        positions = (op.patches.patches * op.channels / groups / line_bytes / cores,) * cores
+        again = shared if op.flash_bytes > CACHE_BYTES else nothing
+        lines = [lines for group in range(groups) for lines in (nothing, positions, again if group else shared)]
+    elif op.kind is OpKind.LINEAR:
+        blocks = pie_work.blocks_of(op.rows)
+        phases = pie_work.linear(Rows(op.inputs, op.codec, instructions, blocks, op.output, op.as_row), cores)
+        lines = [shared]
+    else:
+        if op.kind is OpKind.ATTENTION:
+            phases = pie_work.attention(op.rows, op.heads, op.channels // op.heads, cores, op.strided)
+        elif op.kind is OpKind.LAYERNORM:
+            phases = pie_work.layernorm(op.channels, op.rows, cores)
+        else:
+            phases = pie_work.mean_pool(op.channels, 0, op.rows, cores)
+        lines = [nothing] * len(phases)
+    return OperatorWork("", op.kind.name.lower(), tuple(phases), tuple(lines))
 
 
 @dataclass(frozen=True)
@@ -230,14 +269,19 @@ def _draft(vit: IntegerViT, schedule: Schedule) -> tuple[ModelWriter, bytes]:
 class _Judge:
     """Costs of the schedules of one model."""
 
-    def __init__(self, vit: IntegerViT, codec: Codec, planner: Planner) -> None:
-        self.vit, self.codec, self.planner = vit, codec, planner
+    def __init__(
+        self, vit: IntegerViT, codec: Codec, planner: Planner, cost: CostModel | None = None, cores: int = CORES
+    ) -> None:
+        self.vit, self.codec, self.planner, self.cost, self.cores = vit, codec, planner, cost, cores
         self.skeleton = skeleton(vit)
         layers = {f"blocks.0.{name}": _layer(vit, name) for name in _LAYERS if vit.blocks}
         layers["patch_embed.proj"] = [vit.patch_embed]
         layers |= {name: [m] for name, m in zip(("head", "head_dist"), vit.heads_out, strict=False)}
         self.nonzeros = {name: sum(map(nonzeros_of, found)) / len(found) for name, found in layers.items()}
         self._judged: dict[Schedule, Alternative] = {}
+        self._known: dict[Work, float] = {}
+        cache = (cost or esp32s3_cost()).cache
+        self._cached_bytes = cache.bytes - CACHE_SPARE_BYTES if cache is not None else CACHE_BYTES
 
     def judge(self, schedule: Schedule) -> Alternative:
         """What a schedule costs."""
@@ -256,7 +300,8 @@ class _Judge:
         per_token = self.vit.scale_mode is ScaleMode.PER_TOKEN
         return Alternative(
             schedule, arena_bytes, sum(op.flash_bytes * op.times for op in work), reads,
-            None if per_token else estimate_cycles(work), sum(op.times for op in work),
+            None if per_token else estimate_cycles(work, self.cores, self.cost, self._known),
+            sum(op.times for op in work),
         )  # fmt: skip
 
     def _work(self, writer: ModelWriter) -> tuple[list[Work], int]:
@@ -272,22 +317,31 @@ class _Judge:
                 size = stored_bytes(self.codec, channels, inputs, nonzeros) + 4 * channels
                 key = op.name, op.channels[0] if op.channels else 0
                 newer = list(cache)[list(cache).index(key) :] if key in cache else []
-                if not newer or sum(cache[k] for k in newer) > CACHE_BYTES:
+                if not newer or sum(cache[k] for k in newer) > self._cached_bytes:
                     flash = size
                     reads[key] = reads.get(key, 0) + 1
                 cache.pop(key, None)
                 cache[key] = size
-                is_i16 = writer.build.dtype(op.output) is DType.I16
-                output = "table" if op.flags & OP_TABLE else "i16" if is_i16 else "i8"
-            if op.kind is OpKind.PATCH_EMBED:
-                rows = vit.patches
-            elif op.kind is OpKind.ATTENTION:
-                rows, channels = vit.tokens, op["heads"] * op["head_dim"]
-            elif op.kind in (OpKind.LAYERNORM, OpKind.MEAN_POOL):
-                channels = vit.embed_dim
+                output = _output_of(op, writer.build.dtype(op.output))
             times = len(vit.blocks) if op.name.startswith("blocks.") else 1
-            found.append(Work(op.kind, rows, inputs, channels, nonzeros, self.codec, output, flash, times))
+            work = Work(op.kind, rows, inputs, channels, nonzeros, self.codec, output, flash, times)
+            if op.kind is OpKind.PATCH_EMBED:
+                shape = Patches(*vit.image_size, vit.channels, vit.patch_size, len(vit.prefix))
+                work = replace(work, rows=vit.patches, patches=shape)
+            elif op.kind is OpKind.ATTENTION:
+                strided = writer.build.columns(op.inputs[1]) != op["head_dim"]
+                columns = op["heads"] * op["head_dim"]
+                work = replace(work, rows=vit.tokens, channels=columns, heads=op["heads"], strided=strided)
+            elif op.kind in (OpKind.LAYERNORM, OpKind.MEAN_POOL):
+                work = replace(work, channels=vit.embed_dim)
+            found.append(replace(work, as_row=op.name in ("head", "head_dist")))
         return found, max(reads.values())
+
+
+def _output_of(op: DraftOperator, dtype: DType) -> str:
+    if dtype is DType.I16:
+        return "i16_add" if op.flags & OP_ADD else "i16_set"
+    return "table" if op.flags & OP_TABLE else "i8_127" if op["limit"] == 127 else "i8"
 
 
 # --- choosing ------------------------------------------------------------------------------------------------
@@ -352,6 +406,8 @@ def plan(
     arena_bytes: int | None = None,
     psram_bytes: int | None = None,
     planner: Planner | None = None,
+    cost: CostModel | None = None,
+    cores: int = CORES,
 ) -> tuple[bytes, Planned]:
     """Pack a model with the fastest schedule that fits.
 
@@ -361,6 +417,8 @@ def plan(
         arena_bytes: what the board has for activations in its internal memory; None for any.
         psram_bytes: what it has in PSRAM, which is used only where nothing fits the internal memory.
         planner: plans the memory; the C runtime's by default.
+        cost: of the board, with PIE kernels; the ESP32-S3's by default.
+        cores: of the board.
 
     Returns:
         The file, and what was weighed.
@@ -369,7 +427,7 @@ def plan(
         NothingFitsError: with the smallest arena there is and what would have to change.
     """
     planner = planner or _runtime_planner()
-    judge = _Judge(vit, codec, planner)
+    judge = _Judge(vit, codec, planner, cost, cores)
     weighed = _alternatives(judge)
     for alternative in sorted(weighed, key=_time):
         if arena_bytes is None or alternative.arena_bytes <= arena_bytes:

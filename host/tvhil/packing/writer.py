@@ -112,6 +112,10 @@ class ModelBuilder:
         """Of a tensor that was added."""
         return DType(self._tensors[tensor][1])
 
+    def columns(self, tensor: int) -> int:
+        """Of a tensor that was added."""
+        return int(self._tensors[tensor][4])
+
     def operator(
         self, kind: OpKind, name: str, inputs: list[int], output: int, params: dict[str, int], flags: int = 0,
         channels: tuple[int, int] | None = None,

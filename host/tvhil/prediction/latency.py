@@ -61,15 +61,17 @@ class CostModel:
         unit: 'cycles', 'instructions' or 'seconds'.
         kernels: the implementation that the amounts of work are counted for.
         coefficients: for each kind of operator (and `RUN`), cost of one unit of each amount.
+        mhz: cycles in a microsecond; 0 where the unit is another one.
     """
 
     unit: str
     kernels: str
     coefficients: Mapping[str, Mapping[str, float]]
+    mhz: float = 0
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> CostModel:
-        """Read a `[cost]` table: `unit`, `kernels`, and a sub-table of coefficients a kind of operator.
+        """Read a `[cost]` table: `unit`, `kernels`, where there is one `mhz`, and a sub-table a kind of operator.
 
         Raises:
             InputError: it is malformed.
@@ -80,6 +82,9 @@ class CostModel:
         unit, kernels = values.pop("unit", None), values.pop("kernels", None)
         if unit not in UNITS or kernels not in KERNELS:
             raise InputError(f"[cost]: unit {unit!r} or kernels {kernels!r} is unknown")
+        mhz = values.pop("mhz", 0)
+        if isinstance(mhz, bool) or not isinstance(mhz, int | float) or mhz < 0 or (mhz and unit != "cycles"):
+            raise InputError(f"[cost]: mhz {mhz!r} must be the clock of a board whose unit is cycles")
         for kind, coefficients in values.items():
             numbers = isinstance(coefficients, dict) and all(
                 isinstance(value, int | float) and not isinstance(value, bool) for value in coefficients.values()
@@ -89,7 +94,7 @@ class CostModel:
         missing = [key for key in ("lines", *_CACHE) if FLASH in values and not values[FLASH].get(key)]
         if missing:
             raise InputError(f"[cost.{FLASH}] must have {' and '.join(missing)}")
-        return cls(unit, kernels, values)
+        return cls(unit, kernels, values, mhz)
 
     @property
     def cache(self) -> CacheShape | None:
@@ -120,7 +125,7 @@ class CostModel:
         """Cost of the busiest core in every phase of an operator, and the amounts that sharing it costs more by."""
         total, waits = 0.0, 0.0
         for i, phase in enumerate(work.phases):
-            lines: Sequence[int] = work.lines[i] if work.lines else (0,) * len(phase)
+            lines: Sequence[float] = work.lines[i] if work.lines else (0,) * len(phase)
             flash = [self.line_cost() * n for n in lines]
             costs = [self.cost(work.table, features) + f for features, f in zip(phase, flash, strict=True)]
             most = max(range(len(costs)), key=costs.__getitem__)

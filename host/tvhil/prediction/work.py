@@ -36,7 +36,7 @@ class OperatorWork:
     name: str
     kind: str
     phases: tuple[Phase, ...]
-    lines: tuple[tuple[int, ...], ...] = ()
+    lines: tuple[tuple[float, ...], ...] = ()
 
     @property
     def table(self) -> str:
