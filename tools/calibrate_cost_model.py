@@ -4,6 +4,7 @@
 
     tools/calibrate_cost_model.py --board qemu-xtensa        # print the fit, write [cost] into boards/qemu-xtensa.toml
     tools/calibrate_cost_model.py --board native --dry-run   # print only
+    tools/calibrate_cost_model.py --board lx7sim --kernels pie   # the ESP32-S3: writes [cost] into boards/esp32s3.toml
 
 The models vary in everything that the amounts of work depend on (width, tokens, heads, patch, codec, scale mode), and
 none of them is a model that people run, so `tvhil predict` is tested on models that are not in the fit.
@@ -266,6 +267,7 @@ def cost_table(cost: CostModel, notes: Sequence[str]) -> str:
         "[cost]",
         f'unit = "{cost.unit}"',
         f'kernels = "{cost.kernels}"',
+        *([f"mhz = {cost.mhz:g}"] if cost.mhz else []),
     ]
     for kind, coefficients in cost.coefficients.items():
         lines += ["", f"[cost.{kind}]", *(f"{name} = {value:.6g}" for name, value in coefficients.items())]

@@ -164,6 +164,9 @@ def test_a_cost_model_without_a_needed_coefficient_names_it():
         {"unit": "parsecs", "kernels": "portable"},
         {"unit": "cycles", "kernels": "unknown"},
         {"unit": "cycles", "kernels": "portable", "linear": 3},
+        {"unit": "cycles", "kernels": "portable", "mhz": "fast"},
+        {"unit": "seconds", "kernels": "portable", "mhz": 240},
+        {"unit": "cycles", "kernels": "pie", "flash": {"lines": 456}},
         {"unit": "cycles", "kernels": "portable", "linear": {"rows": "many"}},
     ],
 )
@@ -173,7 +176,7 @@ def test_a_malformed_cost_table_is_refused(table):
 
 
 def test_writing_the_cost_table_leaves_the_rest_of_the_board_file_alone(calibrate):
-    cost = CostModel("cycles", "portable", {"run": {"operators": 12.5}, "linear": {"rows": 1e-9}})
+    cost = CostModel("cycles", "portable", {"run": {"operators": 12.5}, "linear": {"rows": 1e-9}}, 240)
     board = '# a board\nname = "x"\n\n# memories\n[[memory]]\nbytes = 5\n'
     once = calibrate.replace_cost_table(board, calibrate.cost_table(cost, ["Fitted: once"]))
     twice = calibrate.replace_cost_table(
@@ -183,7 +186,7 @@ def test_writing_the_cost_table_leaves_the_rest_of_the_board_file_alone(calibrat
     assert "# after\n[link]\nbaud = 1\n" in twice
     assert "once" not in twice
     assert tomllib.loads(twice)["cost"] == {
-        "unit": "cycles", "kernels": "portable", "run": {"operators": 12.5}, "linear": {"rows": 1e-9},
+        "unit": "cycles", "kernels": "portable", "mhz": 240, "run": {"operators": 12.5}, "linear": {"rows": 1e-9},
     }  # fmt: skip
     assert CostModel.from_table(tomllib.loads(twice)["cost"]) == cost
 
