@@ -47,9 +47,11 @@ def _checkpoint_odd() -> list[bytes]:
     import torch
     from safetensors.torch import save
 
+    from tvhil.models import model_config
     from tvhil.models.checkpoints import CONFIG_KEY
 
     huge = torch.zeros(1).expand(1 << 20)
+    huge_model = model_config("deit_tiny").to_json().replace('"depth": 12', '"depth": 1200000')
     odd = {f"layers.0.attention.{part}_proj.weight": torch.zeros(2, 2 + (part == "v")) for part in "qkv"}
     odd["embeddings.patch_embeddings.projection.bias"] = torch.zeros(2)
     names = ("a/data.pkl", "a/version", "a/constants.pkl", "b/data.pkl")
@@ -57,7 +59,7 @@ def _checkpoint_odd() -> list[bytes]:
     packed = zip_archive(dict.fromkeys(names[:2], b"x"), zipfile.ZIP_DEFLATED)
     found = [_torch_file(content) for content in ({"a": huge}, [1], {"model": {"a": 1}}, {"a": Path("x")})]
     found += [*archives, packed, archives[1][:-30], b"PK\3\4", b"\x80\2}q."]
-    return [*found, save(odd), save({"a": torch.zeros(1)}, {CONFIG_KEY: "{}"})]
+    return [*found, save(odd), *(save({"a": torch.zeros(1)}, {CONFIG_KEY: text}) for text in ("{}", huge_model))]
 
 
 def _read_checkpoint(data: bytes, folder: Path) -> None:

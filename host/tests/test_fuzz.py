@@ -255,6 +255,30 @@ def test_a_zip_member_whose_own_header_has_another_name_is_refused(tmp_path):
             open_tree(tmp_path / "a.zip").read("\xe4.png")
 
 
+@pytest.mark.parametrize("change", [{"num_classes": 10**12}, {"embed_dim": 3 * 10**9}, {"depth": 10**9}])
+def test_a_configuration_of_a_far_larger_model_than_the_file_holds_is_refused(change, tmp_path):
+    from safetensors.torch import save
+    from torch import zeros
+
+    from tvhil.errors import CheckpointError
+    from tvhil.models import model_config, read_checkpoint
+    from tvhil.models.checkpoints import CONFIG_KEY
+
+    config = json.loads(model_config("vit_digits").to_json()) | change
+    (tmp_path / "c").write_bytes(save({"a": zeros(1)}, {CONFIG_KEY: json.dumps(config)}))
+    with pytest.raises(CheckpointError, match=r"weights or more, and it holds 1$"):
+        read_checkpoint(tmp_path / "c")
+
+
+def test_an_mlp_of_infinite_width_is_refused():
+    from tvhil.errors import InputError
+    from tvhil.models import ViTConfig, model_config
+
+    text = json.dumps(json.loads(model_config("vit_digits").to_json()) | {"mlp_ratio": 1e308})
+    with pytest.raises(InputError, match="mlp_ratio must be above 0 and at most 64"):
+        ViTConfig.from_json(text)
+
+
 def test_class_names_that_are_no_list_are_taken_for_none():
     for classes in (b"1", b"true", b'"ab"', b'{"a": 1}'):
         model = read_model(with_meta(b'{"classes": %s}' % classes))

@@ -41,6 +41,8 @@ _HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "state_dict_ema", "model_ema")  # first found wins
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel, torch.compile, trainers
 _MAX_LISTED = 4
+_CLAIM_TAKEN = 1 << 26  # weights that a configuration may speak of whatever the file holds
+_LEAST_OF_BLOCK = 1 << 10  # what a block counts for at least, so that there are not too many
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def read_checkpoint(path: str | os.PathLike[str], mapping: KeyMapping | None = N
         config = None if text is None else ViTConfig.from_json(text)
     except InputError as error:
         raise CheckpointError(f"{file}: {error}") from None
+    if config is not None:
+        _refuse_empty_claims(file, config, state)
     hub = None if config is not None else read_hub_config(file)
     if hub is None and published is not None:
         hub = HubConfig(published.arch, {})
@@ -325,6 +329,21 @@ def _strip_prefixes(state: Mapping[str, Tensor]) -> State:
             break
         stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
     return stripped
+
+
+def _refuse_empty_claims(file: Path, config: ViTConfig, state: Mapping[str, Tensor]) -> None:
+    """Refuse a configuration of a far larger model than the tensors beside it, before memory is taken for that model.
+
+    A few missing tensors are not meant: `load_state` names them.
+    """
+    width = config.embed_dim
+    matrices = 4 * width + 2 * config.hidden_dim + _LEAST_OF_BLOCK
+    claimed = width * (config.depth * matrices + config.num_classes + config.num_tokens + config.patch_size**2)
+    held = sum(tensor.numel() for tensor in state.values())
+    if claimed > max(4 * held, _CLAIM_TAKEN):
+        raise CheckpointError(
+            f"{file}: its configuration is of a model with {claimed:,} weights or more, and it holds {held:,}"
+        )
 
 
 def _is_torch_file(file: Path) -> bool:

@@ -19,6 +19,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 CROP_MODES = ("center", "squash", "border")
 CHANNELS = {"L": 1, "RGB": 3}
 MAX_IMAGE_SIZE = 4096
+MAX_MLP_RATIO = 64
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class ViTConfig:
             self.embed_dim % self.num_heads == 0,
             f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}",
         )
-        _require(self.mlp_ratio > 0, f"mlp_ratio must be positive, not {self.mlp_ratio}")
+        ratio_ok = 0 < self.mlp_ratio <= MAX_MLP_RATIO
+        _require(ratio_ok, f"mlp_ratio must be above 0 and at most {MAX_MLP_RATIO}, not {self.mlp_ratio}")
         _require(self.norm_eps > 0, f"norm_eps must be positive, not {self.norm_eps}")
         _require(self.layer_scale is None or self.layer_scale > 0, "layer_scale must be positive or None")
         _require(self.pool in ("token", "avg"), f"pool {self.pool!r} is neither 'token' nor 'avg'")
