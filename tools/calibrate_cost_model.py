@@ -196,13 +196,16 @@ def measure(
 def fit(measurements: Iterable[Measurement], line_cost: bool = False) -> dict[str, dict[str, float]]:
     """Non-negative least squares of what operators on one core cost, for each kind.
 
-    An error counts as its square over the cost: between absolute errors, by which the fit of small operators would be
-    left to chance, and relative ones, by which that of large ones, which decide, would be.
+    Relative errors count where amounts explain costs to the cycle. Where they do not, since small operators hit or miss
+    lines of flash, an error counts as its square over the cost: between relative ones, by which the fit of the large
+    operators, which decide, would be left to chance, and absolute ones, by which that of the small ones would be.
 
     Args:
         measurements: of one core.
-        line_cost: also fit what a line from flash costs, to the linear operators, which read most of them.
+        line_cost: of kernels that read lines of flash; fit what one costs, too, to the linear operators, which read
+            most of them.
     """
+    power = 0.5 if line_cost else 1.0
     by_kind: dict[str, list[tuple[Features, float, int]]] = defaultdict(list)
     for measurement in measurements:
         if measurement.cost > 0:
@@ -213,17 +216,18 @@ def fit(measurements: Iterable[Measurement], line_cost: bool = False) -> dict[st
     a_line = 0.0
     if line_cost:
         rows = [({**features, "lines": lines}, cost) for features, cost, lines in by_kind["linear"]]
-        a_line = _solve(rows)["lines"]
+        a_line = _solve(rows, power)["lines"]
         coefficients[FLASH] = {"lines": a_line}
     for kind, found in by_kind.items():
-        coefficients[kind] = _solve([(features, cost - lines * a_line) for features, cost, lines in found])
+        coefficients[kind] = _solve([(features, cost - lines * a_line) for features, cost, lines in found], power)
     return coefficients
 
 
-def _solve(rows: Sequence[tuple[Features, float]]) -> dict[str, float]:
+def _solve(rows: Sequence[tuple[Features, float]], power: float) -> dict[str, float]:
+    """Coefficients; errors are divided by the cost to that power."""
     names = sorted({name for features, _ in rows for name in features})
     costs = np.array([cost for _, cost in rows])
-    weights = 1 / np.sqrt(costs)
+    weights = costs**-power
     matrix = np.array([[features.get(name, 0) for name in names] for features, _ in rows]) * weights[:, None]
     scale = np.maximum(matrix.max(axis=0), 1e-30)
     solution, _ = nnls(matrix / scale, costs * weights, maxiter=100 * len(names))
