@@ -30,6 +30,7 @@ PARSERS = {
     "quantization/config.py": r"QuantizationConfig\.(__post_init__|from_json)",
     "quantization/training/recipe.py": r".*__post_init__|load_recipe|parse_recipe|(?!_Recipe)_\w+",
     "quantization/training/checkpoint.py": r"TrainingState\.load",
+    "quantization/training/models.py": r"_read_conv_teacher|check_shapes",
     "datasets/archives.py": r".*",
     "evaluation/journal.py": r"decode_row|read_journal|_scan|_short|_refuse_\w+|Journal\.(rows|resume)",
     "evaluation/training_log.py": r".*",

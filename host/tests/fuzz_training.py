@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import tempfile
@@ -259,6 +260,42 @@ def _read_training_state(data: bytes, folder: Path) -> None:
     assert state.phase >= 0 and state.step >= 0 and state.seconds >= 0
 
 
+def _teacher_seeds() -> list[bytes]:
+    from tvhil.models.conv_teacher import ConvTeacherConfig
+
+    config = dataclasses.asdict(ConvTeacherConfig((2, 3, 4), num_classes=2))
+    return [json.dumps(config).encode()]
+
+
+def _teacher_odd() -> list[bytes]:
+    good = json.loads(_teacher_seeds()[0])
+    changes = [
+        ("widths", "x"), ("widths", ["x", 1, 1]), ("widths", [-1, 1, 1]), ("widths", [10**9] * 3), ("x", 1),
+        ("num_classes", 10**12), ("num_classes", 10**30), ("preprocessing", 1), ("preprocessing", {}),
+    ]  # fmt: skip
+    return [
+        b"1",
+        b"[" * 9999,
+        b"\0",
+        _checkpoint_seeds()[1],
+        *(json.dumps(good | {key: value}).encode() for key, value in changes),
+    ]
+
+
+def _read_teacher(data: bytes, folder: Path) -> None:
+    """A text is the configuration beside the tensors of a small teacher."""
+    from safetensors.torch import save
+
+    from tvhil.models.conv_teacher import ConvTeacher, ConvTeacherConfig
+    from tvhil.quantization.training.models import load_any
+
+    tensors = ConvTeacher(ConvTeacherConfig((2, 3, 4), num_classes=2)).state_dict()
+    file = folder / "teacher"
+    text = {"tvhil.conv_teacher": data.decode(errors="replace")}
+    file.write_bytes(save(tensors, text) if data[:1] in (b"{", b"[", b"1") else data)
+    load_any(file)
+
+
 def _log_seeds() -> list[bytes]:
     curves = "step,loss,accuracy,phase\n" + "".join(f"{i},{2 - i / 999},{i},one\n" for i in range(20))
     phases = b"epoch,loss,phase\r\n1,0.5,one\r\n2,nan,one\r\n1,0.2,two\r\n2,"
@@ -295,5 +332,6 @@ TRAINING_READERS = {
         _training_state_odd,
         tree=JSON,
     ),
+    "teachers": Reader(("quantization/training/models.py",), _read_teacher, _teacher_seeds, _teacher_odd, tree=JSON),
     "training_log": Reader(("evaluation/training_log.py",), _read_training_log, _log_seeds, lambda: _LOG_ODD),
 }

@@ -270,6 +270,13 @@ def test_a_configuration_of_a_far_larger_model_than_the_file_holds_is_refused(ch
         read_checkpoint(tmp_path / "c")
 
 
+@pytest.mark.parametrize("change", [{"widths": [10**6] * 3}, {"num_classes": 10**12}, {"widths": ["x", 1, 1]}])
+def test_a_teacher_whose_configuration_does_not_fit_its_tensors_is_refused_before_memory_is_taken(change, tmp_path):
+    text = json.loads(readers.beginnings("teachers")[0])
+    assert readers.READERS["teachers"].offer(json.dumps(text).encode(), tmp_path)
+    assert not readers.READERS["teachers"].offer(json.dumps(text | change).encode(), tmp_path)
+
+
 def test_an_mlp_of_infinite_width_is_refused():
     from tvhil.errors import InputError
     from tvhil.models import ViTConfig, model_config

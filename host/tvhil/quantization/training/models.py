@@ -204,12 +204,15 @@ def _read_conv_teacher(path: Path) -> ConvTeacher | None:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in pre.items()}
             config = ConvTeacherConfig(**values, preprocessing=Preprocessing(**fields))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            with torch.device("meta"):  # takes no memory, whatever the configuration says
+                claimed = ConvTeacher(config)
     except (OSError, safetensors.SafetensorError):
         return None  # `read_checkpoint` says what is wrong
-    except (ValueError, KeyError, TypeError, UsageError) as error:
-        raise CheckpointError(f"{path}: the teacher's configuration is malformed: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, UsageError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: the teacher's configuration is malformed: {reason}") from None
+    check_shapes(claimed, state, path)
     model = ConvTeacher(config)
-    check_shapes(model, state, path)
     model.load_state_dict(state)
     return model
 
