@@ -311,6 +311,15 @@ def test_a_recipe_with_a_number_that_is_not_finite_is_refused(change):
         load_recipe("ftervit", [change])
 
 
+def test_a_partition_whose_name_would_be_cut_short_in_flash_is_refused(tmp_path):
+    from tvhil.boards.partitions import read_partitions
+    from tvhil.errors import InputError
+
+    (tmp_path / "p.csv").write_text("n\0s, data, nvs, 0x9000, 24K\n")
+    with pytest.raises(InputError, match="printable name"):
+        read_partitions(tmp_path / "p.csv")
+
+
 def test_boards_that_stand_for_each_other_have_no_cost_model(tmp_path):
     from tvhil.boards import load_board
     from tvhil.boards.board import boards_dir

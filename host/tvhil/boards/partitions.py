@@ -122,8 +122,8 @@ def _parse(place: str, line: str) -> Partition:
     fields = [field.strip() for field in line.split(",")]
     fields += [""] * (6 - len(fields))
     name, kind, subtype, offset, size, flags = fields[:6]
-    if not name or len(name.encode()) > 16 or any(fields[6:]):
-        raise InputError(f"{place}: expected a name of at most 16 bytes, type, subtype, offset, size, flags")
+    if not name or not name.isprintable() or len(name.encode()) > 16 or any(fields[6:]):
+        raise InputError(f"{place}: expected a printable name of at most 16 bytes, type, subtype, offset, size, flags")
     if kind not in _TYPES:
         raise InputError(f"{place}: the type {kind!r} is none of {', '.join(_TYPES)}")
     number = _TYPES[kind]
