@@ -263,7 +263,8 @@ def _partition_seeds() -> list[bytes]:
 
 def _partition_odd() -> list[bytes]:
     changes = [
-        ("nvs, data", ", data"), ("nvs, data", "n\0s, data"), ("nvs, data", "x" * 17 + ", data"), ("24K", "24K,,x"), ("app, f", "apple, f"),
+        ("nvs, data", "n\0s, data"),
+        ("nvs, data", ", data"), ("nvs, data", "x" * 17 + ", data"), ("24K", "24K,,x"), ("app, f", "apple, f"),
         ("readonly", "writable"), ("0x40", "x"), ("0x40", "0x100"), ("0x10000, 1M", "0x11000, 1M"), ("24K", "0"),
         ("1M", "0x123"), ("model", "nvs"), ("0x110000", "0x100000"), ("1M", "8192M"),
     ]  # fmt: skip
