@@ -22,7 +22,7 @@ C_TARGETS = {"model": 16384, "framing": 4096, "server": 1024}  # with the most b
 # What reads bytes that anybody may have written.
 C_PARSERS = (
     *("runtime/load.c", "runtime/validate.c", "runtime/validate_matrix.c", "runtime/validate_order.c"),
-    "runtime/plan.c",
+    *("runtime/plan.c", "runtime/bind.c"),
     *("app/framing.c", "app/server.c", "app/regions.c", "app/model.c", "app/run.c", "app/info.c"),
 )
 _SHARED = (
