@@ -26,7 +26,7 @@ EXAMPLES = """\
 examples:
   tvhil profile                                        the embedded model on lx7sim
   tvhil profile --model m.tvit --flame f.html --json p.json
-  tvhil profile --board lx7sim-portable --of tvit_linear_portable --loops 1     the schedule of a function's hottest loop
+  tvhil profile --board lx7sim-portable --of tvit_linear_portable --loops 1    the schedule of a function's hottest loop
 """
 
 

@@ -81,7 +81,8 @@ class ConvTeacher(nn.Module):
     def filters(self) -> list[nn.Parameter]:
         """The weights of the 3x3 convolutions."""
         groups = [cast(ConvGroup, group) for group in self.groups]
-        return [conv.weight for group in groups for conv in (group.conv1, group.conv2)]
+        convs = [conv for group in groups for conv in (group.conv1, group.conv2)]
+        return [cast(nn.Parameter, conv.weight) for conv in convs]
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:

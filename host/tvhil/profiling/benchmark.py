@@ -298,7 +298,7 @@ def put_model_beside(row: Json, measured: Measured, name: str) -> None:
 
 
 def model_row(measured: Measured, facts: Json, cost: CostModel | None = None, cores: int = 1) -> Json:
-    """The row of a whole model; `facts` is the `model` of a report, `cost` the board's cost model, `cores` its cores."""
+    """The row of a whole model; `facts` is the `model` of a report, `cost` and `cores` are the board's."""
     model, summary = measured.model, Summary()
     summary.latencies.extend(measured.latencies)
     latency = summary.measured_latency or {}
