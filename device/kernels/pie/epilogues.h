@@ -3,7 +3,9 @@
  * Epilogues of linear operators (CONTRACT.md, section 2), as macros: from 20-bit lanes of QACC, one channel of sixteen
  * tokens, to an output in memory. For stream.S and lanes.S.
  *
- *   a5 output, moves on by what the stores add and a8     a12 shift     a13 48 bytes for QACC (int16), or the table of words
+ *   a5 output, moves on by what the stores add and a8
+ *   a12 shift
+ *   a13 48 bytes for QACC (int16), or the table of words
  *   a14 = 8 and a15 = 0 for int16; a7 is used by int16
  *   q2, q3 constants in all bytes or halfwords: -limit and limit; -128 and -32767 (int16)
  *   a3, a4, q0, q1, q5, q7 are used; with `last` 0 as stream.S says
