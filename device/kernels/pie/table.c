@@ -3,7 +3,7 @@
 #include "pie_kernels.h"
 
 #ifndef TVIT_KERNELS_PIE
-#error "compile the whole build with TVIT_KERNELS_PIE: the runtime then chooses this table for models with static scales"
+#error "define TVIT_KERNELS_PIE for the whole build: it lets the runtime choose this table"
 #endif
 
 #define PIE(op) .op = tvit_##op##_pie, .op##_buffer_size = tvit_##op##_buffer_size_pie
