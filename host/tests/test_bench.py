@@ -176,6 +176,16 @@ def test_the_comparison_has_ratios_and_their_geometric_mean():
     assert result.missing == ("gone", "new")
 
 
+@pytest.mark.parametrize("damage", ["kernels", "models", "latency", "parameters"])
+def test_a_bench_that_lacks_what_is_compared_is_refused_with_its_name(damage, tmp_path):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(bench(a=1)))
+    assert benchmark.read_bench(path)["kernels"]
+    path.write_text(json.dumps({key: value for key, value in bench(a=1).items() if key != damage}))
+    with pytest.raises(InputError, match=f"b.json: a damaged result.*{damage}"):
+        benchmark.read_bench(path)
+
+
 def test_another_unit_is_not_compared():
     with pytest.raises(UsageError, match="one bench counts cycles, the other seconds"):
         compare(bench("cycles", a=1), bench("seconds", a=1))

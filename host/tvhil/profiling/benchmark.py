@@ -389,6 +389,10 @@ def read_bench(path: Path) -> Json:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(f"{path}: no result of `tvhil bench` (schema {SCHEMA})")
+    try:
+        compare(content, content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: a damaged result of `tvhil bench` ({type(error).__name__}: {error})") from None
     return content
 
 
