@@ -37,13 +37,7 @@ from tvhil.quantization.convert import normalize, synthetic_images
 LOGIT_BOUND = 0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small matrices are no faster with more, and shared machines much slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @st.composite

@@ -258,6 +258,17 @@ def test_a_misaligned_vector_access_warns_once_an_instruction_with_address_and_p
 MOVI_A4_7_NOP = int.from_bytes(bytes.fromhex("42 a0 07 f0"), "little")  # and the first byte of a nop
 
 
+def patched_function(p: Program, after: str) -> None:
+    """What is stored over: returns 1 in a4 as it stands; behind it the program goes on and records a4."""
+    p.align(4)
+    p.label("patched")
+    p("movi", 4, 1)
+    p("nop")
+    p("ret")
+    p.label(after)
+    p.record(4, "a4")
+
+
 def generated(*between: str, turns: int = 1, value: int = MOVI_A4_7_NOP) -> Callable[[Program], None]:
     """Stores an instruction over another one, executes `between`, and then what was stored."""
 
@@ -274,13 +285,7 @@ def generated(*between: str, turns: int = 1, value: int = MOVI_A4_7_NOP) -> Call
         p("addi", 5, 5, -1)
         p("bnez", 5, again)
         p("j", after)
-        p.align(4)
-        p.label("patched")
-        p("movi", 4, 1)
-        p("nop")
-        p("ret")
-        p.label(after)
-        p.record(4, "a4")
+        patched_function(p, after)
 
     return body
 
@@ -997,13 +1002,7 @@ def test_code_stored_by_the_other_core_warns_where_it_is_executed_without_isync(
             p("s32i", 4, 5, 4)
             forever = p.label()
             p("j", forever)
-            p.align(4)
-            p.label("patched")
-            p("movi", 4, 1)
-            p("nop")
-            p("ret")
-            p.label(after)
-            p.record(4, "a4")
+            patched_function(p, after)
 
         return emit
 

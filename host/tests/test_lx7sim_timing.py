@@ -439,7 +439,8 @@ def test_autoload_stays_in_its_memory_and_writes_back_the_lines_it_replaces(tmp_
     assert result.dcache_writeback == 1024
 
 
-def test_code_is_autoloaded_too(tmp_path: Path) -> None:
+def nops_in_psram(tmp_path: Path) -> tuple[Path, Path]:
+    """A configuration whose code lies in PSRAM, and a program of a thousand nops."""
     text = CONFIG.read_text()
     config = tmp_path / "psram_code.toml"
     config.write_text(re.sub(r"(start = 0x60000000\nsize = 0x08000000\nclass = )\"sram\"", r'\1"psram"', text))
@@ -448,6 +449,11 @@ def test_code_is_autoloaded_too(tmp_path: Path) -> None:
         p("nop")
     path = tmp_path / "code.elf"
     path.write_bytes(p.finish())
+    return config, path
+
+
+def test_code_is_autoloaded_too(tmp_path: Path) -> None:
+    config, path = nops_in_psram(tmp_path)
     found = []
     for lines in (0, 3):
         with Simulator(config=config, parameters={"icache.autoload_lines": lines}) as simulator:
@@ -459,14 +465,7 @@ def test_code_is_autoloaded_too(tmp_path: Path) -> None:
 
 
 def test_code_in_flash_or_psram_is_fetched_through_the_instruction_cache(tmp_path: Path) -> None:
-    text = CONFIG.read_text()
-    config = tmp_path / "psram_code.toml"
-    config.write_text(re.sub(r"(start = 0x60000000\nsize = 0x08000000\nclass = )\"sram\"", r'\1"psram"', text))
-    p = Program(LX7SIM)
-    for _ in range(1000):
-        p("nop")
-    path = tmp_path / "code.elf"
-    path.write_bytes(p.finish())
+    config, path = nops_in_psram(tmp_path)
     with Simulator(config=config) as simulator:
         line = simulator.parameters()["icache.line"]
         simulator.load(path)

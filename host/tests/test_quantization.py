@@ -33,14 +33,7 @@ from tvhil.quantization.ternarizers import (
 )
 from tvhil.quantization.train import TrainingOptions, classify, small_affine, train
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small matrices are no faster with more, and shared machines much slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 WEIGHT = torch.tensor([[1.0, -0.1, 0.6, -2.0], [0.0, 0.0, 0.0, 0.0], [0.5, 0.5, -0.5, 0.5]])

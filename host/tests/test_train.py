@@ -39,12 +39,7 @@ SMALL = ["phase.batch=32", "phase.epochs=0.1", "phase.warmup=0", "phase.recalibr
 ON_DIGITS = ['architecture="vit_digits"', 'dataset="digits"', *(f"model.{k}={v}" for k, v in TINY.items())]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "embedded" / "vit_digits.tvit"
 _WIDTH_OF_FILES = 140  # columns where stdout is no terminal
+_NOTICE_SECONDS = 30.0
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +100,19 @@ def building() -> Iterator[Callable[[int, int, str], None]]:
 def notice(text: str) -> None:
     """One line for people on stderr."""
     print(f"tvhil: {text}", file=sys.stderr, flush=True)
+
+
+def occasionally() -> Callable[[str], None]:
+    """`notice`, but not more often than every 30 seconds: progress of long work where there is no terminal."""
+    last = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > _NOTICE_SECONDS:
+            last = time.monotonic()
+            notice(text)
+
+    return tell
 
 
 def facts_table(title: str, rows: Sequence[tuple[str, object]]) -> RenderableType:

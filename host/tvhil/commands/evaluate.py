@@ -18,7 +18,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import add_json, add_signature, emit, facts_table, list_table, notice, stderr, write_json
+from tvhil.commands.common import (
+    add_json,
+    add_signature,
+    emit,
+    facts_table,
+    list_table,
+    notice,
+    occasionally,
+    stderr,
+    write_json,
+)
 from tvhil.commands.evaluated_models import ONE_BIT, compared, open_implementations
 from tvhil.errors import DatasetError, ExitCode, InputError, TvhilError, UsageError
 from tvhil.files import output_file, write_whole
@@ -46,7 +56,7 @@ datasets: digits, cifar10, cifar100, imagenet-val, imagenet-val-1k, folder, synt
 DEFAULT_EXAMPLES = 6
 SENSITIVITY_IMAGES = 512
 _BATCH, _BATCH_WITH_BOARD = 32, 4
-_NOTICE_SECONDS, _SAVE_SECONDS = 30.0, 30.0
+_SAVE_SECONDS = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -259,15 +269,8 @@ def _counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     if not sys.stderr.isatty():
-        last = time.monotonic()
-
-        def line(done: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > _NOTICE_SECONDS:
-                last = time.monotonic()
-                notice(f"{done:,} of {total:,} {what}")
-
-        yield line
+        tell = occasionally()
+        yield lambda done: tell(f"{done:,} of {total:,} {what}")
         return
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr(), transient=True) as bar:

@@ -25,6 +25,7 @@ from tvhil.commands.common import (
     building,
     emit,
     notice,
+    occasionally,
     open_model,
     preprocessing_of,
     stderr,
@@ -58,7 +59,6 @@ pool files: [[board]] tables with board = "NAME" and port = "URL", or instances 
 fault kinds: flip, drop, duplicate, insert, truncate, repeat, delay, stall, disconnect, reset
 datasets: digits, synthetic, cifar10, cifar100, imagenet-val, imagenet-val-1k, folder
 """
-_NOTICE_SECONDS = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -254,15 +254,13 @@ def _progress(total: int, done: int, *, each: bool) -> Iterator[Callable[[Summar
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     if not sys.stderr.isatty():
-        last = time.monotonic()
+        tell = occasionally()
 
         def line(summary: Summary, row: dict[str, Any]) -> None:
-            nonlocal last
             if each:
                 print(_image_line(row), file=sys.stderr, flush=True)
-            elif time.monotonic() - last > _NOTICE_SECONDS:
-                last = time.monotonic()
-                notice(f"{summary.images} of {total} images, {_state(summary)}")
+            else:
+                tell(f"{summary.images} of {total} images, {_state(summary)}")
 
         yield line
         return

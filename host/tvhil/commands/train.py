@@ -6,11 +6,20 @@ Run the same command again to continue what was interrupted."""
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvhil.commands.common import add_json, emit, facts_table, list_table, notice, print_tables, stderr, write_json
+from tvhil.commands.common import (
+    add_json,
+    emit,
+    facts_table,
+    list_table,
+    notice,
+    occasionally,
+    print_tables,
+    stderr,
+    write_json,
+)
 from tvhil.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -116,18 +125,16 @@ def train(options: argparse.Namespace, recipe: Recipe) -> int:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[line]}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
-        told = time.monotonic()
+        tell = occasionally()
 
         def progress(phase: Any, done: int, total: int, line: str) -> None:
-            nonlocal told
             if phase.name not in tasks:
                 tasks[phase.name] = bar.add_task(phase.name, total=total, line="")
             bar.update(tasks[phase.name], completed=done)
             if line:
                 bar.update(tasks[phase.name], line=line)
-            if line and not console.is_terminal and time.monotonic() - told > 30:
-                notice(f"{phase.name}: step {done} of {total}, {line}")
-                told = time.monotonic()
+            if line and not console.is_terminal:
+                tell(f"{phase.name}: step {done} of {total}, {line}")
 
         trainer = Trainer(
             recipe, data, options.out, settings, initial=initial, initial_path=options.init or Path(),
