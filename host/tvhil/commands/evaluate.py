@@ -3,9 +3,10 @@
 way to compute it (FP32 and fake-quantized torch, the integer predictor, a board) and how far they agree.
 
 A .tvit file is computed with integers, and with --board on that board. A quantized checkpoint is computed as it was
-trained and, converted, with integers. An FP32 checkpoint is made ternary and 1-bit without training, to compare. Give
---compare NAME=FILE to put other models beside it. The report of --html shows attention maps, training curves and the
-confusion matrix as well. Ctrl-C ends with a report of the images that are done."""
+trained and, converted, with integers. An FP32 checkpoint is made ternary and 1-bit without training, to compare, unless
+--as-is says that it is measured alone. Give --compare NAME=FILE to put other models beside it. The report of --html
+shows attention maps, training curves and the confusion matrix as well. Ctrl-C ends with a report of the images that are
+done."""
 
 from __future__ import annotations
 
@@ -75,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", metavar="NAME=FILE", action="append", default=[],
         help="another model beside it, for example FP32=teacher.safetensors; may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--as-is", action="store_true", help="measure an FP32 checkpoint alone, not made ternary and 1-bit as well"
+    )
     parser.add_argument("--html", metavar="FILE", type=output_file, help="write the report as one HTML page")
     parser.add_argument(
         "--sensitivity", metavar="N", type=int, nargs="?", const=SENSITIVITY_IMAGES,

@@ -114,6 +114,8 @@ def _of_checkpoint(options: argparse.Namespace, file: Path) -> list[Implementati
     if rule is not None:
         return _quantized(_bits(rule), model, str(file))
     found: list[Implementation] = [TorchImplementation("FP32", model, str(file))]
+    if options.as_is:
+        return found
     images = _calibration_images(options, model)
     notice("the FP32 checkpoint is made ternary and 1-bit without training, to compare")
     with stderr().status("quantizing"):

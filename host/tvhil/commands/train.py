@@ -6,6 +6,7 @@ Run the same command again to continue what was interrupted."""
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,8 @@ def train(options: argparse.Namespace, recipe: Recipe) -> int:
         notice(f"left out: {reason}")
     console = stderr()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[line]}")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun, the one that speaks
+    with Progress(*columns, console=console, disable=not (console.is_terminal and first)) as bar:
         tasks: dict[str, Any] = {}
         tell = occasionally()
 
@@ -133,7 +135,7 @@ def train(options: argparse.Namespace, recipe: Recipe) -> int:
             bar.update(tasks[phase.name], completed=done)
             if line:
                 bar.update(tasks[phase.name], line=line)
-            if line and not console.is_terminal:
+            if line and first and not console.is_terminal:
                 tell(f"{phase.name}: step {done} of {total}, {line}")
 
         trainer = Trainer(

@@ -72,18 +72,20 @@ def load_training_data(
     Raises:
         DatasetError: missing data, a class without images, an image that cannot be decoded, classes that differ.
     """
-    train_place, test_place = (data, test_data or data) if data is None else _places(data, test_data)
     skipped: list[str] = []
-    datasets = (
-        open_dataset(name, train_place, split="train"),
-        _open_test(name, test_place),
-    )
+    datasets = open_splits(name, data, test_data)
     if datasets[0].class_names != datasets[1].class_names:
         ours, theirs = set(datasets[0].class_names), set(datasets[1].class_names)
         odd = sorted(ours ^ theirs)
         raise DatasetError(f"{name}: class {odd[0]!r} is in one of the splits train and test only")
     train, test = (_decode(dataset, preprocessing, skip_corrupt, skipped, progress) for dataset in datasets)
     return TrainingData(datasets[0].title, datasets[0].class_names, train, test, tuple(skipped))
+
+
+def open_splits(name: str, data: Path | None, test_data: Path | None = None) -> tuple[Dataset, Dataset]:
+    """Training and test images of a dataset, not decoded yet; arguments and errors as of `load_training_data`."""
+    train_place, test_place = split_places(data, test_data)
+    return open_dataset(name, train_place, split="train"), _open_test(name, test_place)
 
 
 def _open_test(name: str, place: Path | None) -> Dataset:
@@ -96,8 +98,14 @@ def _open_test(name: str, place: Path | None) -> Dataset:
         raise error from None
 
 
-def _places(data: Path, test_data: Path | None) -> tuple[Path, Path]:
-    """Where the splits lie: an archive each, if `data` is a folder that holds such."""
+def split_places(data: Path | None, test_data: Path | None = None) -> tuple[Path | None, Path | None]:
+    """Where the splits lie: an archive each, if `data` is a folder that holds such.
+
+    Raises:
+        DatasetError: it holds several, or only one of the two.
+    """
+    if data is None:
+        return None, test_data
     data = data.expanduser()
     if not data.is_dir():
         return data, test_data or data

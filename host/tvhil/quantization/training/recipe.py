@@ -7,6 +7,7 @@ Unknown keys and values of the wrong type are refused with the nearest key that 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -315,7 +316,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
     if chosen:
         rest = rest[1:]
     for phase in chosen or phases:
-        _assign(phase, rest, value, change)
+        _assign(phase, rest, copy.deepcopy(value), change)  # a later change of one phase is not one of all
 
 
 def _assign(table: dict[str, Any], path: Sequence[str], value: Any, change: str) -> None:
