@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -205,6 +206,54 @@ def test_the_commands_take_a_name_in_place_of_a_file(original, tmp_path, capsys)
     assert read_model((tmp_path / "m.tvit").read_bytes()).info.image_height == 32
     assert main(["quantize", "timm:deit_tinny_patch16_224", "-o", str(tmp_path / "x.safetensors")]) == 2
     assert "'deit_tinny' of 'deit_tinny_patch16_224' is no architecture" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_deit3(mirror, monkeypatch):
+    """The mirror's model, as its architecture is registered meanwhile; the tensors of its file."""
+    small = model_config("deit3_small", depth=1, embed_dim=24, num_heads=3)
+    monkeypatch.setitem(registry._VARIANTS, "deit3_small", lambda: small)
+    return safetensors.torch.load_file(mirror / DEIT3 / "model.safetensors")
+
+
+def test_a_training_starts_from_a_name_and_learns_from_one(small_deit3, tmp_path, capsys):
+    from PIL import Image
+
+    from tvhil.quantization.training.models import load_any
+
+    assert torch.equal(load_any(Path(f"timm:{DEIT3}")).head.weight, small_deit3["head.weight"])
+    for split in ("train", "test"):
+        for label in range(5):
+            (tmp_path / split / f"class{label}").mkdir(parents=True)
+            Image.new("RGB", (224, 224), (50 * label, 0, 0)).save(tmp_path / split / f"class{label}" / "a.png")
+    changes = ["model.depth=1", "model.embed_dim=24", "model.num_heads=3", "phase.batch=5", "phase.epochs=1"]
+    changes += ["phase.warmup=0", "phase.recalibrations=0", "phase.augmentation={}"]
+    words = f"train ftervit --dataset folder --data {tmp_path} --arch deit3_small_patch16_224 --device cpu --verify 1"
+    words += f" --init timm:{DEIT3} --teacher timm:{DEIT3} -o {tmp_path}/run"
+    assert main([*words.split(), *(word for change in changes for word in ("--set", change))]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["teacher"] == report["initial"] == f"timm:{DEIT3}"
+    trained = load_any(tmp_path / "run" / "model.safetensors").state_dict()
+    torch.testing.assert_close(
+        trained["pos_embed"], small_deit3["pos_embed"], atol=1e-3, rtol=0
+    )  # two small steps away
+    assert main([*words.replace("teacher timm:deit3", "teacher timm:deit7").split()]) == 2
+    assert "'deit7_small' of" in capsys.readouterr().err
+
+
+def test_a_name_is_put_beside_another_model(small_deit3, tmp_path):
+    words = f"evaluate synthetic --limit 2 --as-is --model timm:{DEIT3} --compare other=timm:{DEIT3}"
+    assert main([*words.split(), "--json", str(tmp_path / "e.json")]) == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert [row["file"] for row in report["implementations"]] == [f"timm:{DEIT3}"] * 2
+    assert report["agreement"]["top1"][0][1] == 1.0
+
+
+def test_processes_that_ask_for_one_name_together_download_it_once(mirror):
+    with ThreadPoolExecutor(4) as pool:
+        files = set(pool.map(fetch_published, [f"timm:{DEIT3}"] * 4))
+    assert len(files) == 1
+    assert [path for path, _ in Handler.requests] == [f"/hub/{DEIT3}/config.json", f"/hub/{DEIT3}/model.safetensors"]
 
 
 def test_a_file_in_a_folder_of_the_hub_needs_no_arch_either(mirror, monkeypatch):

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read, not stop")
     group = parser.add_argument_group("model")
     group.add_argument("--arch", metavar="NAME", help="architecture in place of the recipe's (see `tvhil models`)")
-    group.add_argument("--init", metavar="FILE", type=Path, help="checkpoint to start from (default: fresh weights)")
-    group.add_argument("--teacher", metavar="FILE", type=Path, help="frozen teacher of the phases that distil")
+    group.add_argument("--init", metavar="FILE", type=Path, help="start from this checkpoint, or timm:NAME")
+    group.add_argument("--teacher", metavar="FILE", type=Path, help="frozen teacher to distil from, or timm:NAME")
     group.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
         help="change the recipe: seed=1, phase.epochs=5 (all phases), phase.NAME.batch=64, model.depth=6",
@@ -104,6 +104,7 @@ def train(options: argparse.Namespace, recipe: Recipe) -> int:
         raise MissingToolError("training needs torch: pip install 'tvhil[train]'") from None
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from tvhil.commands.checkpoint_options import fetch
     from tvhil.quantization.training.models import configuration, load_any, save_model
     from tvhil.quantization.training.trainer import Options, Trainer
 
@@ -117,6 +118,9 @@ def train(options: argparse.Namespace, recipe: Recipe) -> int:
         checkpoint_seconds=options.checkpoint_seconds, minutes=options.minutes, restart=options.restart,
         tensorboard=options.tensorboard,
     )  # fmt: skip
+    for file in (options.teacher, options.init):
+        if file is not None:
+            fetch(file)
     teacher = None if options.teacher is None else load_any(options.teacher)
     initial = None if options.init is None else load_any(options.init)
     data = _load_data(options, recipe, configuration(recipe).preprocessing)

@@ -15,6 +15,7 @@ access to the originals.
 from __future__ import annotations
 
 import difflib
+import fcntl
 import hashlib
 import http.client
 import json
@@ -22,7 +23,8 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -182,11 +184,27 @@ def fetch_published(name: str, progress: Progress = lambda _done, _total: None) 
     """
     published = find_published(name)
     folder = cache_folder() / "timm" / published.name
-    for file, url in published.urls.items():
-        expected = published.sha256 if file == published.weights else None
-        if not _is_cached(folder / file, expected):
-            _download(url, folder / file, expected, progress, _MOST_BYTES if file == WEIGHTS else None)
+    expected = {file: published.sha256 if file == published.weights else None for file in published.urls}
+    if all(_is_cached(folder / file, expected[file]) for file in published.urls):
+        return folder / published.weights
+    with _alone(folder):
+        for file, url in published.urls.items():
+            if not _is_cached(folder / file, expected[file]):
+                most = _MOST_BYTES if file == WEIGHTS else None
+                _download(url, folder / file, expected[file], progress, most)
     return folder / published.weights
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process after the other download into a folder: the processes of a training all ask for the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # free again when it is closed, or the process ends
+        yield
+    finally:
+        os.close(lock)
 
 
 def read_hub_config(weights: Path) -> HubConfig | None:
@@ -261,7 +279,6 @@ def _told_digest(headers: Any) -> str | None:
 
 
 def _download(url: str, file: Path, expected: str | None, progress: Progress, most: int | None) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     told: str | None = None
     try:

@@ -14,9 +14,18 @@ from torch import Tensor, nn
 
 from tvhil.errors import CheckpointError, InputError, UsageError
 from tvhil.files import write_whole
-from tvhil.models import VisionTransformer, ViTConfig, load_state, model_config, read_checkpoint, save_checkpoint
+from tvhil.models import (
+    VisionTransformer,
+    ViTConfig,
+    load_model,
+    load_state,
+    model_config,
+    read_checkpoint,
+    save_checkpoint,
+)
 from tvhil.models.config import Preprocessing
 from tvhil.models.conv_teacher import ConvTeacher, ConvTeacherConfig
+from tvhil.models.published import is_published
 from tvhil.quantization import build_quantized, quantization_of, save_quantized
 from tvhil.quantization.build import blocks_of
 from tvhil.quantization.convert import QUANTIZER_STATE, Images, calibrate, checkpoint_quantization
@@ -165,23 +174,22 @@ def save_model(path: Path, model: Model, metadata: dict[str, str] | None = None)
 
 
 def load_any(path: Path) -> Model:
-    """Read what `save_model` wrote, or any FP32 checkpoint that says what it is of.
+    """Read what `save_model` wrote, or any FP32 checkpoint that says what it is of: a file, or `timm:NAME`.
 
     Raises:
         CheckpointError: unreadable, of unknown architecture, or not fitting it.
+        UsageError: timm has no such name.
     """
-    teacher = _read_conv_teacher(path)
+    teacher = None if is_published(path) else _read_conv_teacher(path)
     if teacher is not None:
         return teacher
     checkpoint = read_checkpoint(path)
-    if checkpoint.config is None:
-        raise CheckpointError(f"{path} does not say what model it is of: pass it through `tvhil quantize` or `train`")
     quantization = checkpoint_quantization(checkpoint)
-    model = (
-        VisionTransformer(checkpoint.config)
-        if quantization is None
-        else build_quantized(checkpoint.config, quantization)
-    )
+    if checkpoint.config is None and (quantization is not None or checkpoint.hub is None):
+        raise CheckpointError(f"{path} does not say what model it is of: pass it through `tvhil quantize` or `train`")
+    if checkpoint.config is None or quantization is None:
+        return load_model(path)[0]
+    model = build_quantized(checkpoint.config, quantization)
     try:
         load_state(model, checkpoint.state)
     except CheckpointError as error:
