@@ -16,6 +16,8 @@ from tvhil.cli import main
 from tvhil.datasets import open_dataset
 from tvhil.errors import ExitCode
 from tvhil.evaluation import measure
+from tvhil.evaluation.inputs import image_loader
+from tvhil.evaluation.metrics import calibration
 from tvhil.evaluation.report import empty_report
 from tvhil.models import model_config, save_checkpoint
 from tvhil.packing import pack_vit, read_model
@@ -171,6 +173,50 @@ def test_a_convolutional_teacher_is_compared_but_has_no_attention(tmp_path, caps
     assert run("evaluate", "digits", "--model", teacher, "--limit", 4, "--sensitivity") == ExitCode.USAGE
     assert "--sensitivity needs an FP32 ViT" in capsys.readouterr().err
     assert run("evaluate", "digits", "--model", teacher, "--limit", 4) == ExitCode.OK
+
+
+def test_fp32_logits_of_an_image_and_its_mirror_are_averaged_when_asked(tmp_path, checkpoints, capsys):
+    from safetensors.torch import load_file
+
+    from tvhil.models.conv_teacher import ConvTeacher, ConvTeacherConfig
+    from tvhil.quantization.training.models import pixels_to_input, save_model, to_pixels
+
+    teacher, config = tmp_path / "teacher.safetensors", ConvTeacherConfig(widths=(8, 8, 8))
+    conv = ConvTeacher(config)
+    torch.nn.init.normal_(conv.head.weight, generator=torch.Generator().manual_seed(0))
+    save_model(teacher, conv)
+    assert load_file(teacher)["head.weight"].abs().sum() > 0
+    args = ["--model", teacher, "--limit", IMAGES, "--compare", f"again={teacher}"]
+    code, report = evaluate(tmp_path, *args, "--mirror", "--html", tmp_path / "e.html", "--examples", 0)
+    assert code == ExitCode.OK
+    rows = report["implementations"]
+    assert [(row["name"], row["kind"], row["mirrored"]) for row in rows] == [
+        ("FP32", "fp32", True), ("again", "fp32", True),
+    ]  # fmt: skip
+    assert capsys.readouterr().out.count("image and mirror averaged") == 2
+    assert "again, image and mirror averaged" in Page(tmp_path / "e.html").text
+    dataset = open_dataset("digits", limit=IMAGES)
+    loaded = [image_loader(s, config.preprocessing, (32, 32, 3))() for s in dataset]
+    x = pixels_to_input(to_pixels(np.stack(loaded)), config.preprocessing)
+    with torch.no_grad():
+        logits = (conv.eval()(x) + conv(x.flip(-1))) / 2
+    labels = torch.tensor([s.label for s in dataset])
+    assert rows[0]["accuracy"]["top1"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    confidence = logits.softmax(1).amax(1).numpy()
+    bins = calibration(confidence, (logits.argmax(1) == labels).numpy())
+    assert rows[0]["calibration_error"] == pytest.approx(bins.error, abs=1e-5)
+    assert not any(row["mirrored"] for row in evaluate(tmp_path, *args)[1]["implementations"])
+    both = ["--model", checkpoints / "twn.safetensors", "--compare", f"FP32={checkpoints}/fp32.safetensors"]
+    _, report = evaluate(tmp_path, *both, "--mirror", "--limit", 4)
+    assert [row["mirrored"] for row in report["implementations"]] == [False, False, True]
+    assert run("evaluate", "digits", "--mirror", "--limit", 4) == ExitCode.USAGE
+    assert "--mirror is for FP32 checkpoints" in capsys.readouterr().err
+
+
+def test_an_fp32_checkpoint_is_measured_alone_when_asked(tmp_path, checkpoints):
+    code, report = evaluate(tmp_path, "--model", checkpoints / "fp32.safetensors", "--as-is", "--limit", 4)
+    assert code == ExitCode.OK
+    assert [row["name"] for row in report["implementations"]] == ["FP32"]
 
 
 def test_a_board_is_compared_bit_by_bit(tmp_path, checkpoints):

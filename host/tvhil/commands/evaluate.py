@@ -79,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as-is", action="store_true", help="measure an FP32 checkpoint alone, not made ternary and 1-bit as well"
     )
+    parser.add_argument(
+        "--mirror", action="store_true", help="average an FP32 checkpoint's logits of an image and of its mirror image"
+    )
     parser.add_argument("--html", metavar="FILE", type=output_file, help="write the report as one HTML page")
     parser.add_argument(
         "--sensitivity", metavar="N", type=int, nargs="?", const=SENSITIVITY_IMAGES,
@@ -121,6 +124,8 @@ def run(options: argparse.Namespace) -> int:
     board = load_board(options.board) if options.board is not None else None
     implementations = open_implementations(options, board)
     check_same_classes(implementations)
+    if options.mirror:
+        _mirror(implementations)
     dataset = _dataset(options, implementations[0])
     skipped: list[str] = []
     if options.skip_unreadable:
@@ -176,6 +181,17 @@ def run(options: argparse.Namespace) -> int:
     return ExitCode.MISMATCH
 
 
+def _mirror(implementations: list[Implementation]) -> None:
+    """Average over mirror images what is full precision; a quantized model is measured as the device computes it."""
+    from tvhil.evaluation.implementations import FP32
+
+    full = [one for one in implementations if one.kind == FP32]
+    if not full:
+        raise UsageError("--mirror is for FP32 checkpoints: as --model, or as --compare FP32=FILE")
+    for one in full:
+        one.mirrored = True
+
+
 def _saving(
     options: argparse.Namespace, progress: Callable[[int], None], report: Callable[[str], dict[str, Any]]
 ) -> Callable[[int], None]:
@@ -200,6 +216,8 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"--{option} must be at least {least}, not {value}")
     if options.board is None and (options.port is not None or options.journal is not None):
         raise UsageError("--port and --journal go with --board")
+    if options.mirror and options.sensitivity is not None:
+        raise UsageError("--sensitivity compares single forward passes: leave out --mirror")
 
 
 # -- images and board --------------------------------------------------------------------------------------------------
@@ -405,7 +423,7 @@ def _percent(value: float | None) -> str:
 
 def _tables(report: dict[str, Any]) -> list[RenderableType]:
     """Tables of a report: the figures, who agrees with whom, and what is sensitive."""
-    from tvhil.evaluation.html_report import size_text
+    from tvhil.evaluation.html_report import name_text, size_text
 
     rows = report["implementations"]
     dataset = report["dataset"]
@@ -413,7 +431,7 @@ def _tables(report: dict[str, Any]) -> list[RenderableType]:
     shares = ("precision", "recall", "f1", "calibration_error")
     cells = [
         [
-            row["name"],
+            name_text(row),
             *(_percent(row["accuracy"][key]) for key in ("top1", "top5")),
             *(_percent(row[key]) for key in shares),
             size_text(row),

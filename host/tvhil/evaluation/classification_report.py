@@ -4,9 +4,9 @@
 Beside the keys of `report.empty_report`, of which `accuracy.top1` is that of the board, or else of the integers, or
 else of the model itself, there are:
 
-    implementations  rows {name, kind, file, parameters, bytes, bytes_estimated, accuracy {top1, top5}, precision,
-                     recall, f1 (macro), calibration_error, per_class, confusion (up to 100 classes), most_confused,
-                     calibration}
+    implementations  rows {name, kind, file, parameters, bytes, bytes_estimated, mirrored (whether logits are the
+                     mean of those of an image and its mirror image), accuracy {top1, top5}, precision, recall, f1
+                     (macro), calibration_error, per_class, confusion (up to 100 classes), most_confused, calibration}
     primary          index of the row that the report is about
     agreement        {names, top1: share of the images that two of them answer alike}
     class_names      by label

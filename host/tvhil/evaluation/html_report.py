@@ -92,7 +92,7 @@ def _figures(report: Json) -> str:
         accuracy = row["accuracy"]
         rows.append(
             (
-                row["name"], _percent(accuracy["top1"]), _percent(accuracy["top5"]), _percent(row["precision"]),
+                name_text(row), _percent(accuracy["top1"]), _percent(accuracy["top5"]), _percent(row["precision"]),
                 _percent(row["recall"]), _percent(row["f1"]), _percent(row["calibration_error"]),
                 f"{row['parameters']:,}", size_text(row),
             )
@@ -102,6 +102,11 @@ def _figures(report: Json) -> str:
         "parameters", "bytes",
     )  # fmt: skip
     return "<h2>Figures</h2>" + _table(columns, rows)
+
+
+def name_text(row: Json) -> str:
+    """The name of a row of figures, and how they were computed where that is not once an image."""
+    return f"{row['name']}, image and mirror averaged" if row["mirrored"] else str(row["name"])
 
 
 def size_text(row: Json) -> str:

@@ -45,6 +45,7 @@ class Implementation:
         estimated: whether `bytes` is an estimate, of a model that cannot be packed.
         prefix_tokens: tokens before those of the patches.
         pooled: whether the answer is read from the mean of the patches instead of the class token.
+        mirrored: whether logits are the mean of those of the image and of its mirror image (left and right).
     """
 
     name: str
@@ -57,6 +58,7 @@ class Implementation:
     parameters: int
     bytes: int | None
     estimated: bool = False
+    mirrored: bool = False
     prefix_tokens: int
     pooled: bool
 
@@ -109,7 +111,7 @@ class TorchImplementation(Implementation):
         self.pooled = self.vit is not None and self.vit.config.pool == "avg"
 
     def logits(self, images: Images, items: Sequence[Input]) -> Logits:
-        """The forward pass."""
+        """The forward pass; with `mirrored` the mean of two (test-time augmentation, arXiv 2404.00498)."""
         import torch
 
         from tvhil.quantization.convert import normalize
@@ -117,8 +119,10 @@ class TorchImplementation(Implementation):
         del items
         with torch.no_grad():
             x = normalize(images, self.preprocessing).to(self.device)
-            logits: Logits = self.model(x).float().cpu().numpy()
-        return logits
+            logits = self.model(x).float()
+            if self.mirrored:
+                logits = (logits + self.model(x.flip(-1)).float()) / 2
+        return cast(Logits, logits.cpu().numpy())
 
     def attention(self, image: Images) -> list[npt.NDArray[np.float64]] | None:
         """Probabilities in real arithmetic from the q and k that the attention sees; None of a model without."""

@@ -107,6 +107,7 @@ def figures(measurement: Measurement, index: int) -> Json:
         "parameters": model.parameters,
         "bytes": model.bytes,
         "bytes_estimated": model.estimated,
+        "mirrored": model.mirrored,
         "accuracy": {"top1": None, "top5": None},
         **dict.fromkeys(
             ("precision", "recall", "f1", "calibration_error", "per_class", "confusion", "most_confused", "calibration")
