@@ -42,6 +42,7 @@ from tvhil.quantization.training.recipe import ACTIVATIONS, OPTIMIZERS, Phase, R
 ROWS = ("fp32", "ftervit", "tervit", "tervit-paper", "vit-1.58b", "binary", "learned")
 BASE = "cifar10"  # the recipe of the shipped model, whose data set, architecture and model are the default
 AUGMENTATION = {"crop": 4, "flip": True}
+SETTINGS = "row.json"  # in the folder of a row
 VERIFIED = 100  # images that training compares on; the evaluation compares on all
 _GRACE = 120.0  # seconds that an interrupted training has to write its state
 
@@ -246,13 +247,16 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     }  # fmt: skip
     measured = min(options.images or len(test), len(test))
     limit = None if measured == len(test) else measured
+    settings = {row.name: {"recipe": row.recipe.to_json(), "precision": options.precision, **files} for row in rows}
+    for row in rows:
+        _check_settings(row.folder, settings[row.name])
     done: list[Json] = []
     failed: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         title = f"row {number} of {len(rows)}, {row.name}"
         command, evaluation = train_command(options, row), evaluate_command(row, test.split, place, limit)
         try:
-            _same_settings(row, {"recipe": row.recipe.to_json(), "precision": options.precision, **files})
+            write_json(settings[row.name], row.folder / SETTINGS)
             if not (row.folder / "report.json").is_file():
                 run_child(command, row.folder, f"{title}: training", row.folder / "report.json")
             else:
@@ -262,8 +266,6 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
                 run_child(kind, row.folder, f"{title}: measuring", row.folder / "evaluation.json")
             commands = [shlex.join(["python", *words[1:]]) for words in (command, evaluation(_packed(row)))]
             done.append(figures(row.recipe, row.folder, commands))
-        except UsageError:
-            raise
         except TvhilError as error:
             failed[row.name] = str(error)
             notice(f"{title}: {error}")
@@ -316,18 +318,17 @@ def _check(options: argparse.Namespace, rows: Sequence[Row], train_images: int, 
     return found
 
 
-def _same_settings(row: Row, settings: Json) -> None:
-    """Keep the settings beside a row, and refuse a folder that holds a row of others."""
-    file, text = row.folder / "row.json", json.loads(json.dumps(settings))
-    if file.is_file():
-        try:
-            same = json.loads(file.read_bytes()) == text
-        except ValueError:
-            same = False
-        if not same:
-            raise UsageError(f"{row.folder} holds a row of other settings: choose another --out, or remove the folder")
+def _check_settings(folder: Path, settings: Json) -> None:
+    """Refuse a folder that holds a row of other settings."""
+    file = folder / SETTINGS
+    if not file.is_file():
         return
-    write_json(text, file)
+    try:
+        same = json.loads(file.read_bytes()) == json.loads(json.dumps(settings))
+    except ValueError:
+        same = False
+    if not same:
+        raise UsageError(f"{folder} holds a row of other settings: choose another --out, or remove the folder")
 
 
 def train_command(options: argparse.Namespace, row: Row) -> list[str]:
