@@ -74,10 +74,10 @@ def describe(phase: Phase) -> tuple[str, str, bool]:
     if config.full_precision:
         weights += f"; {', '.join(_PARTS[part] for part in config.full_precision)} float32"
     activations = "8 bits, a scale a token" if config.per_token else "8 bits, static"
-    if config.learn_scales:
-        activations = "8 bits, learned"
-    if phase.activations == "real":
+    if phase.activations == "real":  # weights alone were trained, learned steps too are only found then
         activations += " (found at the end)"
+    elif config.learn_scales:
+        activations = "8 bits, learned"
     return weights, activations, rule in ("twn", "absmean", "learned") and not config.full_precision
 
 
