@@ -90,6 +90,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     group.add_argument("--compile", action="store_true")
     group.add_argument("--threads", metavar="N", type=int, help="CPU threads of a process")
+    group.add_argument(
+        "--evaluations", metavar="N", type=int, default=2, help="of all test images during a phase (default: 2)"
+    )
     group.add_argument("--processes", metavar="N", type=int, default=1, help="of a training, under torchrun")
     return parser.parse_args(arguments)
 
@@ -225,7 +228,7 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         raise MissingToolError("training needs torch: pip install 'tvhil[train]'") from None
     from tvhil.quantization.training.data import open_splits, split_places
 
-    for name, least in (("batch", 1), ("processes", 1), ("images", 1), ("threads", 1)):
+    for name, least in (("batch", 1), ("processes", 1), ("images", 1), ("threads", 1), ("evaluations", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} must be at least {least}, not {value}")
@@ -337,7 +340,7 @@ def train_command(options: argparse.Namespace, row: Row) -> list[str]:
     if options.processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes)]
     words = [*start, "-m", "tvhil.cli", "train", row.name, "-o", str(row.folder), "--verify", str(VERIFIED)]
-    words += ["--device", options.device, "--precision", options.precision]
+    words += ["--evaluations", str(options.evaluations), "--device", options.device, "--precision", options.precision]
     given = {
         "--data": options.data, "--test-data": options.test_data, "--init": options.init, "--threads": options.threads,
         "--teacher": options.teacher if row.recipe.needs_teacher else None,

@@ -70,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", metavar="N", type=int, help="CPU threads")
     group.add_argument("--minutes", metavar="M", type=float, help="stop after so long, to be resumed")
     group.add_argument("--checkpoint-seconds", metavar="S", type=float, default=120.0, help="default: 120")
+    group.add_argument(
+        "--evaluations", metavar="N", type=int, default=20,
+        help="so often a phase, all test images are classified, for the log (default: 20)",
+    )  # fmt: skip
     group.add_argument("--restart", action="store_true", help="begin anew in a folder that holds a run")
     group.add_argument("--tensorboard", action="store_true", help="write TensorBoard events beside log.csv")
     group.add_argument(
@@ -115,7 +119,8 @@ def train(options: argparse.Namespace, recipe: Recipe) -> int:
         raise UsageError(f"--accumulate must be at least 1, not {options.accumulate}")
     settings = Options(
         device=device, precision=options.precision, compile=options.compile, accumulate=options.accumulate,
-        checkpoint_seconds=options.checkpoint_seconds, minutes=options.minutes, restart=options.restart,
+        checkpoint_seconds=options.checkpoint_seconds, evaluations=max(1, options.evaluations),
+        minutes=options.minutes, restart=options.restart,
         tensorboard=options.tensorboard,
     )  # fmt: skip
     for file in (options.teacher, options.init):

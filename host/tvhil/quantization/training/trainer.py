@@ -339,7 +339,7 @@ class Trainer:
             done = step + 1
             self._steps_here += 1
             if log is not None and (done % rows == 0 or done == steps):
-                log.write(tally.row(phase.name, done, done / per_epoch, rate, self._seconds()))
+                log.write(tally.row(phase.name, done, done / per_epoch, rate, self._seconds(), self.processes.count))
                 self.progress(phase, done, steps, tally.line())
                 tally = _Tally(self.device)
             else:
@@ -502,10 +502,10 @@ class _Tally:
         """The last loss."""
         return float(self._last)
 
-    def row(self, phase: str, step: int, epoch: float, rate: float, seconds: float) -> Row:
-        """As a row of the log."""
+    def row(self, phase: str, step: int, epoch: float, rate: float, seconds: float, processes: int) -> Row:
+        """As a row of the log: the loss is this process's, the speed that of all."""
         loss, top1 = float(self.loss) / self.images, float(self.correct) / self.images
-        speed = self.images / max(time.monotonic() - self.since, 1e-9)
+        speed = processes * self.images / max(time.monotonic() - self.since, 1e-9)
         return Row(phase, step, epoch, loss, top1, rate, None, None, speed, seconds)
 
     def line(self) -> str:
