@@ -114,6 +114,12 @@ def runs(board, request):
 
 
 @pytest.fixture
+def steady(board, device):
+    """Whether equal runs count equally: not in seconds of this machine, nor on an emulator that goes by them."""
+    return board.counter.steady and device.facts().unit != "seconds"
+
+
+@pytest.fixture
 def figure(request, board, model_name, record_property):
     """Notes a figure of the board in the reports: JUnit (a property of the test) and OpenMetrics."""
 

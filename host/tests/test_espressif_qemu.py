@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The board that Espressif's QEMU is: found among QEMUs of the same name, started from the flash image of the chip."""
 
+import contextlib
 import json
 
 import pytest
@@ -9,8 +10,11 @@ from board_programs import small_model
 from tvhil.boards import board_facts, flash, idf_build, load_board, start, tools
 from tvhil.boards.flash_plan import board_partitions
 from tvhil.boards.partitions import parse_partition_image, partition_image
+from tvhil.boards.start import RunningBoard
 from tvhil.boards.tools import find_espressif_qemu
 from tvhil.errors import MissingToolError
+from tvhil.link import LinkClient, LinkClosedError, LinkTimeouts
+from tvhil.link.transports import LoopbackTransport
 
 LISTS = "#!/bin/sh\n[ \"$2\" = help ] && printf 'Supported machines are:\\n%s  a machine\\n' {machine} && exit\n"
 TELLS = LISTS + "printf '%s\\n' \"$@\" > {told}\nexec sleep 60\n"
@@ -102,3 +106,38 @@ def test_it_is_started_with_its_psram_and_the_image_as_flash_that_stays_as_it_is
     assert f"file={image.flash},if=mtd,format=raw,snapshot=on" in told
     assert any(word.startswith("socket,id=link,fd=") for word in told)
     assert json.dumps(told).count("nic") == 1
+
+
+# Writes a window of bytes one by one, and takes no notice of those that its socket does not take, as esp32_uart.c does.
+WRITES = (
+    LISTS
+    + r"""exec python3 - "$@" << 'END'
+import contextlib, os, re, sys
+link = int(re.search(r"fd=(\d+)", " ".join(sys.argv))[1])
+os.set_blocking(link, False)
+for _ in range(4096):
+    with contextlib.suppress(BlockingIOError):
+        os.write(link, b"x")
+END
+"""
+)
+
+
+def test_its_line_keeps_a_window_of_bytes_that_come_one_by_one_before_anybody_reads(board, qemus):
+    qemus("esp32s3", "esp_develop_9.2.2", WRITES)
+    with start(board, flash(board, small_model())) as running:
+        assert running._process.wait(30) == 0
+        got = b""
+        with contextlib.suppress(LinkClosedError):
+            while data := running.transport.read(1):
+                got += data
+    assert got == b"x" * 4096
+
+
+def test_its_handshake_is_as_patient_as_the_board_file_says(board, monkeypatch):
+    given = []
+    monkeypatch.setattr(LinkClient, "connect", lambda client: given.append(client.timeouts.connect))
+    RunningBoard(board, LoopbackTransport(bytes)).connect()
+    RunningBoard(board, LoopbackTransport(bytes)).connect(LinkTimeouts(connect=3))
+    assert given == [board.serial.patience, 3]
+    assert board.serial.patience > LinkTimeouts().connect

@@ -117,6 +117,7 @@ class Counter:
         tick_time, instruction_shift: on an emulator whose clock moves 2^instruction_shift units an instruction, and
             that counts ticks of tick_time units: instructions = ticks * tick_time / 2^instruction_shift.
         band_percent: how far a measured latency may be from what `[cost]` predicts; 0 where nothing is promised.
+        steady: equal work takes equal ticks; false where an emulator's clock is that of the machine it runs on.
     """
 
     unit: str
@@ -124,6 +125,7 @@ class Counter:
     tick_time: int = 0
     instruction_shift: int = 0
     band_percent: int = 0
+    steady: bool = True
 
 
 @dataclass(frozen=True)
@@ -172,11 +174,13 @@ class SerialLine:
         link_rates: that host and firmware may go up to after the handshake, best first; none where the rate has no
             meaning (USB).
         flash_rates: for esptool, tried in this order.
+        patience: seconds until a handshake is given up.
     """
 
     baud: int = 115200
     link_rates: tuple[int, ...] = ()
     flash_rates: tuple[int, ...] = (460800, 115200)
+    patience: int = 10
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,15 @@ class RunningBoard:
     ) -> LinkClient:
         """The link to the board, with a session open. Closed with the board.
 
+        Args:
+            timeouts: how patient to be; None for the patience of the board file.
+            seed, log: as `LinkClient` takes them.
+
         Raises:
             LinkError: the board does not answer.
             BoardError: its process ended.
         """
+        timeouts = timeouts or LinkTimeouts(connect=self.board.serial.patience)
         self._client = LinkClient(self.transport, timeouts, seed, log, self.board.serial.link_rates)
         try:
             self._client.connect()
@@ -170,7 +175,7 @@ def start_program(board: Board, program: Path, flash_image: Path) -> RunningBoar
     """Start a board's emulator with any program: `start`, tests and bare-metal tools."""
 
     def launch() -> Launched:
-        ours, theirs = socket.socketpair()
+        ours, theirs = _tcp_pair() if board.start is not None and board.start.machine else socket.socketpair()
         try:
             with theirs:
                 return ours, *_launch(board, program, flash_image, theirs.fileno())
@@ -182,6 +187,24 @@ def start_program(board: Board, program: Path, flash_image: Path) -> RunningBoar
     transport = SocketTransport(stream, board.name, lambda: running.restart())
     running = RunningBoard(board, transport, process, log, launch)
     return running
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets, for the UART of Espressif's QEMU.
+
+    It writes every byte by itself and drops what the socket does not take (`uart_transmit` in its esp32_uart.c). A
+    socket pair of Linux takes 278 such writes, a quarter of our largest frame, until we have read them; TCP, megabytes.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, peer = server.accept()
+    if peer != ours.getsockname():  # another process of this machine was faster
+        ours.close()
+        theirs.close()
+        raise BoardError("a stranger connected to the line of the emulator: start it again")
+    for end in (ours, theirs):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
 
 
 def _launch(board: Board, program: Path, flash_image: Path, link: int) -> tuple[subprocess.Popen[bytes], Path]:
