@@ -8,12 +8,16 @@
 #include "driver/uart_select.h"
 #include "driver/usb_serial_jtag.h"
 #include "driver/usb_serial_jtag_select.h"
+#include "esp_rom_sys.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/task.h"
 #include "sdkconfig.h"
+#include "soc/interrupts.h"
+#include "soc/soc.h"
+#include "soc/uart_reg.h"
 
 enum { UART = UART_NUM_0 };
-enum { RECEIVE_BYTES = LINE_WINDOW_BYTES + 512, SEND_BYTES = 2048, SEND_PART = 512 };
+enum { RECEIVE_BYTES = LINE_WINDOW_BYTES + 512, SEND_BYTES = 1024, SEND_PART = 512 };
 enum { PATIENCE_TICKS = pdMS_TO_TICKS(200), WAIT_TICKS = pdMS_TO_TICKS(1000) };
 enum { HELLO_BYTES = TVIT_LINK_FRAME_BYTES(TVIT_LINK_HELLO_BYTES) };
 
@@ -74,6 +78,17 @@ static void wake_for_usb(usj_select_notif_t event, BaseType_t *woken) {
     if (event == USJ_SELECT_READ_NOTIF) vTaskNotifyGiveFromISR(server_task, woken);
 }
 
+// The boot ROM leaves the interrupt of UART0 enabled, as number 5, and a host may be sending already. ESP-IDF maps it
+// elsewhere and switches it off then, which on the chip is all there is to do. Espressif's QEMU of 2026 takes an
+// interrupt back from the number that its source is mapped to at that moment: 5 would stay pending, with nothing to
+// answer, and the driver, which gets that number again, would never leave its handler.
+static void take_back_interrupt_of_rom(void) {
+    enum { OF_ROM = 5 };
+    esp_rom_route_intr_matrix(0, ETS_UART0_INTR_SOURCE, OF_ROM);
+    REG_WRITE(UART_INT_ENA_REG(UART), 0);
+    esp_rom_route_intr_matrix(0, ETS_UART0_INTR_SOURCE, ETS_INVALID_INUM);
+}
+
 esp_err_t line_open(void) {
     server_task = xTaskGetCurrentTaskHandle();
     const uart_config_t settings = {
@@ -85,6 +100,7 @@ esp_err_t line_open(void) {
         .source_clk = UART_SCLK_DEFAULT,
     };
     usb_serial_jtag_driver_config_t usb = {.tx_buffer_size = SEND_BYTES, .rx_buffer_size = RECEIVE_BYTES};
+    take_back_interrupt_of_rom();
     esp_err_t error = uart_driver_install(UART, RECEIVE_BYTES, 0, 0, NULL, 0);
     if (!error) error = uart_param_config(UART, &settings);
     if (!error) error = usb_serial_jtag_driver_install(&usb);
