@@ -17,7 +17,7 @@ enum { RECORD_MAGIC = 0x54564650, TEXT_BYTES = 64 };
 
 // Survives every reset but the loss of power, hence the checksum.
 typedef struct {
-    uint32_t magic, exception; // panic_exception_t
+    uint32_t magic, of_instruction; // 1: an exception, with cause and address; 0: of a watchdog, by abort()
     uint32_t cause, core, pc, address, operator_index;
     char text[TEXT_BYTES];
     uint32_t crc; // of what is in front of it
@@ -46,17 +46,18 @@ void __wrap_esp_panic_handler(panic_info_t *info);
 void __wrap_esp_panic_handler(panic_info_t *info) {
     const XtExcFrame *frame = info->frame;
     const char *text = g_panic_abort ? g_panic_abort_details : info->reason;
+    if (!text) text = "a task gives no sign of life"; // an abort by the task watchdog has no details
     memset(&kept, 0, sizeof kept);
     kept.magic = RECORD_MAGIC;
-    kept.exception = (uint32_t)(g_panic_abort ? PANIC_EXCEPTION_ABORT : info->exception);
+    kept.of_instruction = frame && !g_panic_abort && !info->pseudo_excause;
     kept.core = (uint32_t)info->core;
     kept.pc = (uint32_t)(uintptr_t)info->addr;
-    if (frame) {
+    if (kept.of_instruction) {
         kept.cause = (uint32_t)frame->exccause;
         kept.address = (uint32_t)frame->excvaddr;
     }
     kept.operator_index = watched && watched->running ? watched->operators_run : NO_OPERATOR;
-    for (size_t i = 0; text && text[i] && i < TEXT_BYTES - 1; i++)
+    for (size_t i = 0; text[i] && i < TEXT_BYTES - 1; i++)
         kept.text[i] = text[i];
     kept.crc = record_crc(&kept);
     __real_esp_panic_handler(info);
@@ -94,13 +95,15 @@ static const char *reset_text(esp_reset_reason_t reason) {
 }
 
 const char *faults_boot_reason(void) {
-    static char text[160];
+    static char text[192]; // the longest of each part: 165
     const char *reason = reset_text(esp_reset_reason());
     if (last.magic != RECORD_MAGIC) return reason;
-    int at = snprintf(text, sizeof text, "%s: %s, core %lu, pc 0x%08lx, address 0x%08lx", reason, last.text,
-                      (unsigned long)last.core, (unsigned long)last.pc, (unsigned long)last.address);
-    if (last.operator_index != NO_OPERATOR && at > 0 && (size_t)at < sizeof text)
-        snprintf(text + at, sizeof text - (size_t)at, ", operator %lu", (unsigned long)last.operator_index);
+    size_t at = (size_t)snprintf(text, sizeof text, "%s: %s, core %lu, pc 0x%08lx", reason, last.text,
+                                 (unsigned long)last.core, (unsigned long)last.pc);
+    if (last.of_instruction)
+        at += (size_t)snprintf(text + at, sizeof text - at, ", address 0x%08lx", (unsigned long)last.address);
+    if (last.operator_index != NO_OPERATOR)
+        snprintf(text + at, sizeof text - at, ", operator %lu", (unsigned long)last.operator_index);
     return text;
 }
 
