@@ -9,11 +9,11 @@ import subprocess
 import pytest
 from link_boards import ServerBoard, native_board, server_library, tiny_model
 
-from tvhil.link import LinkClient, LinkTimeouts, messages
+from tvhil.link import LinkClient, LinkTimeouts, framing, messages
 from tvhil.link.errors import BoardResetError, LinkError, LinkTimeoutError, RemoteError
 from tvhil.link.messages import Capability, Request
 from tvhil.link.session import Ask
-from tvhil.link.transports import SerialTransport, Transport
+from tvhil.link.transports import LoopbackTransport, SerialTransport, Transport
 
 START, FASTEST = 115_200, 2_000_000
 RATES = (2_000_000, 921_600, 460_800)
@@ -210,6 +210,17 @@ def test_a_board_without_rates_is_left_alone():
     assert line.baud == START
 
 
+def test_on_a_line_without_a_rate_of_its_own_the_board_is_not_searched_for_at_every_rate():
+    sent = bytearray()
+    line = LoopbackTransport(lambda data: (sent.extend(data), b"")[1])  # nobody there
+    with pytest.raises(LinkTimeoutError):
+        LinkClient(line, LinkTimeouts(connect=5.0), seed=1, rates=RATES).connect()
+    frames = [frame for frame in framing.Decoder().feed(bytes(sent)) if frame is not None]
+    assert {frame.type for frame in frames} == {Request.HELLO}
+    assert len({frame.session for frame in frames}) == 1
+    assert 5.0 <= line.clock() < 8.0
+
+
 def test_a_serial_port_changes_its_rate_with_the_native_board_on_a_pty(tmp_path):
     with subprocess.Popen([native_board(), "--pty"], stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -234,7 +245,5 @@ def test_a_224_image_takes_less_than_a_second_at_2_mbaud_by_its_frames():
 
 
 def frame_of(size: int) -> bytes:
-    from tvhil.link import framing
-
     payload = messages.WRITE.pack(0, 0, 0, 0) + bytes(255 - i % 255 for i in range(size))
     return framing.encode(framing.Frame(Request.WRITE, 1, 16, payload))

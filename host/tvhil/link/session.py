@@ -258,7 +258,9 @@ class Session:
         return True
 
     def _found(self) -> HelloAnswer:
-        """Open a session at the rate at which the board is."""
+        """Open a session at the rate at which the board is; a line without a rate of its own needs no search."""
+        if not self.transport.baud:
+            return self._open(self.timeouts.connect)
         short = min(_TRIAL_PATIENCE, self.timeouts.connect)
         for rate in dict.fromkeys((self.transport.baud, self._first_rate, *self._rates)):
             self.transport.set_baud(rate)

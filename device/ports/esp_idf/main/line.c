@@ -97,7 +97,7 @@ esp_err_t line_open(void) {
         .parity = UART_PARITY_DISABLE,
         .stop_bits = UART_STOP_BITS_1,
         .flow_ctrl = UART_HW_FLOWCTRL_DISABLE,
-        .source_clk = UART_SCLK_DEFAULT,
+        .source_clk = UART_SCLK_XTAL, // 40 MHz: 2 and 5 Mbaud are whole divisors of it
     };
     usb_serial_jtag_driver_config_t usb = {.tx_buffer_size = SEND_BYTES, .rx_buffer_size = RECEIVE_BYTES};
     take_back_interrupt_of_rom();
