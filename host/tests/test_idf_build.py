@@ -97,6 +97,11 @@ def test_old_firmware_is_forgotten(esp32s3, platformio, monkeypatch):
             IdfBuildError,
             "no network: the first build",
         ),
+        (
+            "No module named 'esp_idf_monitor'\nPlease use idf.py only in an ESP-IDF shell environment.",
+            MissingToolError,
+            "its Python packages are not: run ESP-IDF's install.sh",
+        ),
         ("OSError: [Errno 28] No space left on device", IdfBuildError, "the disk is full: free some GB"),
         ("sh: 1: xtensa-esp32s3-elf-gcc: not found", MissingToolError, "the toolchain is missing"),
         ("UnknownPackageError: Could not find the package", MissingToolError, "the toolchain is missing"),

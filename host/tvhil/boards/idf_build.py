@@ -235,6 +235,11 @@ _FAILURES: tuple[tuple[str, type[TvhilError], str], ...] = (
         MissingToolError,
         "PlatformIO is not installed: pip install platformio; or build with --with idf",
     ),
+    (
+        r"only in an ESP-IDF shell environment|The following Python requirements are not satisfied",
+        MissingToolError,
+        "idf.py is there, its Python packages are not: run ESP-IDF's install.sh esp32s3 and source its export.sh",
+    ),
     (r"No space left on device|Errno 28|ENOSPC", IdfBuildError, "the disk is full: free some GB and build again"),
     (
         r"InternetConnectionError|InternetIsOffline|HTTPClientError|Temporary failure in name resolution|"
