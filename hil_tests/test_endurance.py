@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must still hold after many runs, after a reset in the middle, and after what a board should refuse."""
 
+import dataclasses
 import zlib
 
 import numpy as np
@@ -117,6 +118,23 @@ def test_a_damaged_model_is_refused_and_the_one_in_use_comes_back(device, model,
     else:
         client.load_model(ModelSource.FLASH)
     assert device.run(image).output.reshape(-1).tolist() == expected
+
+
+def test_the_frames_of_an_upload_cost_less_than_3_percent(device, model, image, expected, request, figure):
+    client = device.client
+    if Capability.MODEL_RAM not in client.hello.capabilities:
+        pytest.skip("this board has no RAM for an uploaded model")
+    before = dataclasses.replace(client.statistics)
+    client.write(Region.MODEL_RAM, 0, model.file)
+    overhead = (client.statistics.bytes_sent - before.bytes_sent) / model.file_bytes - 1
+    assert client.checksum(Region.MODEL_RAM, size=model.file_bytes)[0] == zlib.crc32(model.file)
+    client.load_model(ModelSource.RAM, model.file_bytes)
+    assert device.run(image).output.reshape(-1).tolist() == expected
+    if not request.config.getoption("--port"):
+        client.load_model(ModelSource.FLASH)
+    figure("tvhil_upload_overhead", "ratio", "bytes on the line for a byte of the model, less 1", overhead)
+    if client.statistics.retries == before.retries:
+        assert overhead < 0.03
 
 
 def test_every_core_of_the_board_takes_part(device, board):

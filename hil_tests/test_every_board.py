@@ -137,7 +137,9 @@ def test_memory_is_as_planned(device, images, model, board):
     if told.kernels == "portable":
         assert memory["arena"]["measured"] == told.arena_bytes, "kernels write all of their scratch"
     second = device.client.memory()
-    assert (0 < second.second_stack_used < second.second_stack_bytes) == (told.cores > 1)
+    if told.cores > 1:
+        assert 0 < second.second_stack_used < second.second_stack_bytes
+    assert second.second_stack_used <= second.second_stack_bytes
     assert 0 < memory["stack"]["measured"] < memory["stack"]["limit"]
     assert memory["model_bytes"] == model.file_bytes
 
