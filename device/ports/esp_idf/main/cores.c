@@ -10,7 +10,7 @@
 #include "freertos/task.h"
 
 enum { CORES = TVIT_MAX_CORES };
-enum { WORKER_PRIORITY = 10, WORKER_STACK_BYTES = 4096 };
+enum { WORKER_PRIORITY = 10, WORKER_STACK_BYTES = 2560 };
 enum { LOOKS = 20000 };       // about a millisecond: longer than what the server does between two operators
 enum { WAITING_BYTES = 768 }; // of the worker's stack below its frame while it sleeps or is interrupted
 enum { ALIVE_TICKS = pdMS_TO_TICKS(1000) };

@@ -5,7 +5,6 @@
 #include <stdio.h>
 
 #include "esp_chip_info.h"
-#include "esp_flash.h"
 #include "esp_idf_version.h"
 #include "esp_mac.h"
 #include "memory.h"
@@ -43,9 +42,9 @@ void details_write(char *text, size_t bytes, const char *why_portable) {
     uint8_t mac[6];
     if (esp_efuse_mac_get_default(mac) == ESP_OK)
         add("mac=%02x:%02x:%02x:%02x:%02x:%02x\n", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
-    uint32_t flash;
-    if (esp_flash_get_physical_size(NULL, &flash) == ESP_OK)
-        add("flash=%lu MB %s %s\n", (unsigned long)(flash >> 20), FLASH_MODE, CONFIG_ESPTOOLPY_FLASHFREQ);
+    if (memory_found.flash)
+        add("flash=%lu MB %s %s\n", (unsigned long)(memory_found.flash >> 20), FLASH_MODE,
+            CONFIG_ESPTOOLPY_FLASHFREQ);
 #if CONFIG_SPIRAM
     if (memory_found.psram)
         add("psram=%lu MB %s %d MHz\n", (unsigned long)(memory_found.psram >> 20), PSRAM_MODE, CONFIG_SPIRAM_SPEED);

@@ -10,7 +10,7 @@
 #include "esp_err.h"
 
 enum { LINE_BAUD = 115200, LINE_MOST_BAUD = 5000000 }; // of UART0: at the start, and what the chip can
-enum { LINE_WINDOW_BYTES = 4096 }; // what the host may send ahead: less than the drivers' buffers hold
+enum { LINE_WINDOW_BYTES = 2048 }; // what the host may send ahead: less than the drivers' buffers hold
 
 esp_err_t line_open(void);
 

@@ -1,24 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory.h"
 
+#include "esp_attr.h"
+#include "esp_flash.h"
 #include "esp_heap_caps.h"
 #include "esp_partition.h"
+#include "freertos/FreeRTOS.h"
+#include "freertos/task.h"
+#include "heap_memory_layout.h"
 #include "sdkconfig.h"
 #include "soc/soc.h"
 #if CONFIG_SPIRAM
 #include "esp_psram.h"
 #endif
 
-enum { INTERNAL = MALLOC_CAP_INTERNAL | MALLOC_CAP_8BIT };
+enum { INTERNAL = MALLOC_CAP_INTERNAL | MALLOC_CAP_8BIT }; // SRAM and the fast memory of the RTC
 enum { MODEL_SUBTYPE = 0x40 }; // partitions/*.csv
 enum { TRACE_RECORDS = 256, TRACE_RECORDS_PSRAM = TVIT_MAX_OPERATORS };
 enum { PSRAM_SPARE = 64 * 1024 };
-enum { SRAM_SPARE = 4096 }; // beside the other blocks, for what is allocated behind the arena
 
 memory_facts memory_found;
 
 static tvit_port_memory memories[3];
-static uint32_t arena_bytes;
+
+// From arena.ld; the heap leaves this range alone.
+extern uint8_t tvit_arena[], tvit_arena_end[];
+SOC_RESERVE_MEMORY_REGION((intptr_t)tvit_arena, (intptr_t)tvit_arena_end, arena);
+
+// For a board without PSRAM. The slow memory of the RTC is good enough for 16 bytes an operator.
+static RTC_NOINIT_ATTR tvit_link_trace trace[TRACE_RECORDS];
 
 // From the linker script of ESP-IDF.
 extern uint8_t _data_start, _bss_end, _iram_start, _iram_text_end, _text_start, _text_end, _rodata_start, _rodata_end;
@@ -45,8 +55,11 @@ static void use_psram(tvit_port *port) {
 #if CONFIG_SPIRAM
     if (!esp_psram_is_initialized()) return;
     memory_found.psram = (uint32_t)esp_psram_get_size();
-    port->trace = heap_caps_malloc(TRACE_RECORDS_PSRAM * sizeof(tvit_link_trace), MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT);
-    port->trace_capacity = port->trace ? TRACE_RECORDS_PSRAM : 0;
+    void *records = heap_caps_malloc(TRACE_RECORDS_PSRAM * sizeof(tvit_link_trace), MALLOC_CAP_SPIRAM);
+    if (records) {
+        port->trace = records;
+        port->trace_capacity = TRACE_RECORDS_PSRAM;
+    }
     const size_t largest = heap_caps_get_largest_free_block(MALLOC_CAP_SPIRAM);
     const uint32_t bytes = largest > PSRAM_SPARE ? (uint32_t)(largest - PSRAM_SPARE) & ~0xffffu : 0;
     port->model_ram = bytes ? heap_caps_aligned_alloc(TVIT_ALIGN, bytes, MALLOC_CAP_SPIRAM) : NULL;
@@ -57,32 +70,39 @@ static void use_psram(tvit_port *port) {
     (void)port;
 }
 
+// The tasks that run a function on the other core. ESP-IDF wants them for the flash driver and while it starts up, and
+// both are over: their stacks are the lines' buffers from here on.
+static void end_ipc_tasks(void) {
+    static const char *const names[] = {"ipc0", "ipc1"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const TaskHandle_t task = xTaskGetHandle(names[i]);
+        if (task) vTaskDelete(task);
+    }
+}
+
 void memory_find(tvit_port *port) {
     port->memories = memories;
     port->memory_count = 2;
+    port->trace = trace;
+    port->trace_capacity = TRACE_RECORDS;
     map_model(port);
     use_psram(port);
+    esp_flash_get_physical_size(NULL, &memory_found.flash);
+    end_ipc_tasks(); // from here on, nothing may call what arena.ld puts into the arena, nor esp_ipc_call()
 
-    memory_found.free_before_arena = (uint32_t)heap_caps_get_free_size(INTERNAL);
-    uint32_t bytes = (uint32_t)heap_caps_get_largest_free_block(INTERNAL) & ~(TVIT_ALIGN - 1u);
-    bytes = bytes > SRAM_SPARE ? bytes - SRAM_SPARE : 0;
-    while (bytes && !(port->arena = heap_caps_aligned_alloc(TVIT_ALIGN, bytes, INTERNAL)))
-        bytes -= TVIT_ALIGN; // the allocator's own words
-    port->arena_bytes = arena_bytes = bytes;
-    if (!port->trace) {
-        port->trace = heap_caps_malloc(TRACE_RECORDS * sizeof(tvit_link_trace), INTERNAL);
-        port->trace_capacity = port->trace ? TRACE_RECORDS : 0;
-    }
+    port->arena = tvit_arena;
+    port->arena_bytes = (uint32_t)(tvit_arena_end - tvit_arena);
+    memory_found.free_before_arena = port->arena_bytes + (uint32_t)heap_caps_get_free_size(MALLOC_CAP_DMA);
 
     memories[0] = (tvit_port_memory){"sram", SOC_DRAM_LOW, SOC_DIRAM_DRAM_HIGH - SOC_DRAM_LOW};
     memories[1] = (tvit_port_memory){"flash", (uint64_t)(uintptr_t)port->model, port->model_bytes};
     port->static_bytes = (uint32_t)(&_bss_end - &_data_start);
     port->code_bytes = (uint32_t)(&_iram_text_end - &_iram_start) + (uint32_t)(&_text_end - &_text_start) +
                        (uint32_t)(&_rodata_end - &_rodata_start);
-    port->heap_bytes = (uint32_t)heap_caps_get_total_size(INTERNAL) - bytes;
+    port->heap_bytes = (uint32_t)heap_caps_get_total_size(INTERNAL);
 }
 
 uint32_t memory_heap_used(void *user) {
     (void)user;
-    return (uint32_t)(heap_caps_get_total_size(INTERNAL) - heap_caps_get_free_size(INTERNAL)) - arena_bytes;
+    return (uint32_t)(heap_caps_get_total_size(INTERNAL) - heap_caps_get_free_size(INTERNAL));
 }

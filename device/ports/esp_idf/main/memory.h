@@ -5,8 +5,8 @@
 
 #include "app/port.h"
 
-// Map the model's partition; take the largest block of internal SRAM, less some KB, as the arena, and, where there is
-// PSRAM, room for the trace and an uploaded model there. Fills in the port.
+// Map the model's partition; find the arena in internal SRAM (arena.ld) and, where there is PSRAM, room for the trace and
+// an uploaded model there. Fills in the port. Ends the start of the system: afterwards the flash driver is gone.
 void memory_find(tvit_port *port);
 
 // For tvit_port: bytes of the internal heap in use, without the arena.
@@ -14,8 +14,8 @@ uint32_t memory_heap_used(void *user);
 
 // What memory_find() saw.
 typedef struct {
-    uint32_t free_before_arena; // bytes of internal SRAM
-    uint32_t psram;             // 0 for none
+    uint32_t free_before_arena; // bytes of SRAM: the arena, and what of the heap is free
+    uint32_t flash, psram;      // bytes of the chips, 0 for none
     const char *model_error;    // why there is no model mapped, or NULL
 } memory_facts;
 extern memory_facts memory_found;
