@@ -128,6 +128,10 @@ def test_repeating_an_image_changes_neither_logits_nor_an_instruction_counter(de
         assert len(latencies) == 1
 
 
+def test_the_arena_is_as_large_as_the_board_file_promises(device, board):
+    assert device.client.info().arena_bytes >= board.memory.arena
+
+
 def test_memory_is_as_planned(device, images, model, board):
     for image in images:
         device.run(image)
@@ -178,3 +182,18 @@ def test_a_crash_of_the_firmware_is_reported_and_the_image_repeated(device, imag
     assert device.run(images[1]).output[0].tolist() == predictor.run(images[1:2])[0].tolist()
     assert len(notices) == 1
     assert "crashed" in notices[0]
+
+
+def test_a_firmware_that_hangs_is_restarted_by_its_watchdog_and_the_image_repeated(
+    device, images, predictor, board, monkeypatch
+):
+    if Capability.TEST_FAULT not in device.client.hello.capabilities or board.idf is None:
+        pytest.skip("this board's firmware has no watchdog, or is not armed for faults")
+    if board.kind == "emulator":
+        pytest.skip("the watchdogs of this emulator never bite (device/ports/esp_idf/README.md)")
+    notices = []
+    monkeypatch.setattr(device, "_notice", notices.append)
+    device.client.provoke(TestFault.HANG)
+    assert device.run(images[1]).output[0].tolist() == predictor.run(images[1:2])[0].tolist()
+    assert 1 <= len(notices) <= 3
+    assert "was not answered" in notices[0]
