@@ -43,8 +43,7 @@ void details_write(char *text, size_t bytes, const char *why_portable) {
     if (esp_efuse_mac_get_default(mac) == ESP_OK)
         add("mac=%02x:%02x:%02x:%02x:%02x:%02x\n", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
     if (memory_found.flash)
-        add("flash=%lu MB %s %s\n", (unsigned long)(memory_found.flash >> 20), FLASH_MODE,
-            CONFIG_ESPTOOLPY_FLASHFREQ);
+        add("flash=%lu MB %s %s\n", (unsigned long)(memory_found.flash >> 20), FLASH_MODE, CONFIG_ESPTOOLPY_FLASHFREQ);
 #if CONFIG_SPIRAM
     if (memory_found.psram)
         add("psram=%lu MB %s %d MHz\n", (unsigned long)(memory_found.psram >> 20), PSRAM_MODE, CONFIG_SPIRAM_SPEED);

@@ -15,7 +15,7 @@
 #endif
 
 enum { INTERNAL = MALLOC_CAP_INTERNAL | MALLOC_CAP_8BIT }; // SRAM and the fast memory of the RTC
-enum { MODEL_SUBTYPE = 0x40 }; // partitions/*.csv
+enum { MODEL_SUBTYPE = 0x40 };                             // partitions/*.csv
 enum { TRACE_RECORDS = 256, TRACE_RECORDS_PSRAM = TVIT_MAX_OPERATORS };
 enum { PSRAM_SPARE = 64 * 1024 };
 
