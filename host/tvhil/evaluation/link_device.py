@@ -30,7 +30,8 @@ from tvhil.link import (
 from tvhil.link.faults import FaultyTransport
 from tvhil.packing.reader import TvitModel
 
-# How often one image is repeated. A crash that repeats itself is the image's, a silence that does is the board's.
+# How often one image is repeated. A crash that repeats itself is the image's, a silence that does is the board's; a
+# hang is ended by a watchdog that may be more patient (ESP32-S3: 20 s) than one handshake, and less than two.
 _MOST_REPEATS: dict[type[LinkError], int] = {
     BoardFaultError: 2,
     LinkTimeoutError: 2,
@@ -103,8 +104,6 @@ class LinkDevice:
                     lost = None
                 return action()
             except (BoardResetError, BoardFaultError, LinkClosedError, LinkTimeoutError) as error:
-                if isinstance(error, LinkTimeoutError) and isinstance(lost, LinkTimeoutError):
-                    raise  # it does not come back
                 lost = error
                 seen[type(error)] += 1
                 if self.gone or seen[type(error)] > _MOST_REPEATS[type(error)]:

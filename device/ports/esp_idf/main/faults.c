@@ -51,7 +51,7 @@ void __wrap_esp_panic_handler(panic_info_t *info) {
     kept.magic = RECORD_MAGIC;
     kept.of_instruction = frame && !g_panic_abort && !info->pseudo_excause;
     kept.core = (uint32_t)info->core;
-    kept.pc = (uint32_t)(uintptr_t)info->addr;
+    kept.pc = info->addr ? (uint32_t)(uintptr_t)info->addr : frame ? (uint32_t)frame->pc : 0;
     if (kept.of_instruction) {
         kept.cause = (uint32_t)frame->exccause;
         kept.address = (uint32_t)frame->excvaddr;
