@@ -22,6 +22,9 @@ static volatile uintptr_t idle_frame;
 static tvit_team_work fork_work;
 static void *fork_argument;
 static TaskHandle_t worker;
+// Not from the heap, which would give the slow memory of the RTC where SRAM is full, or nothing.
+static StaticTask_t worker_task;
+static StackType_t worker_stack[WORKER_STACK_BYTES] __attribute__((aligned(16)));
 
 static inline void memory_barrier(void) {
     __asm__ volatile("memw" ::: "memory");
@@ -105,8 +108,8 @@ static uintptr_t second_frame(void *user) {
 static const tvit_cores both = {CORES, run_on_both, NULL};
 
 void cores_start(tvit_port *port) {
-    if (xTaskCreatePinnedToCore(work, "worker", WORKER_STACK_BYTES, NULL, WORKER_PRIORITY, &worker, 1) != pdPASS)
-        return;
+    worker = xTaskCreateStaticPinnedToCore(work, "worker", WORKER_STACK_BYTES, NULL, WORKER_PRIORITY, worker_stack,
+                                           &worker_task, 1);
     while (!idle_frame) // the stack is not painted before it is known how much of it is in use
         vTaskDelay(1);
     port->cores = &both;

@@ -78,6 +78,7 @@ static void end_ipc_tasks(void) {
         const TaskHandle_t task = xTaskGetHandle(names[i]);
         if (task) vTaskDelete(task);
     }
+    vTaskDelay(2); // the idle tasks free what was still running
 }
 
 void memory_find(tvit_port *port) {
