@@ -81,7 +81,7 @@ void app_main(void) {
     vTaskPrioritySet(NULL, SERVER_PRIORITY);
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
     faults_watch(&server);
-    memory_find(&port); // first: the arena is the largest block, what comes behind it fits into another
+    memory_find(&port); // first: it ends what ESP-IDF needs for the start only, and the lines take that memory
     ESP_ERROR_CHECK(line_open());
     port.clock_hz = esp_rom_get_cpu_ticks_per_us() * 1000000u;
     port.boot_reason = faults_boot_reason();
