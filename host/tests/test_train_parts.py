@@ -54,13 +54,13 @@ def test_a_crop_is_a_window_of_the_reflected_image_perhaps_mirrored(seed, border
 @given(SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_erasing_changes_one_box_of_the_chosen_images_and_nothing_else(seed):
-    images = torch.zeros(40, 1, 16, 16, dtype=torch.uint8)
+    images = torch.zeros(40, 3, 16, 16, dtype=torch.uint8)
     out = erase(images + 7, 0.5, generator(seed))
     changed = (out != 7).any(1)
     for mask in changed[changed.any(2).any(1)]:
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
         area = (int(rows[-1] - rows[0]) + 1) * (int(columns[-1] - columns[0]) + 1)
-        assert area <= 0.45 * 256 and mask.sum() >= 0.8 * area  # noise is 7 now and then
+        assert area <= 0.45 * 256 and mask.sum() >= 0.8 * area  # noise is 7 in all channels once in 2^24
     assert torch.equal(erase(images, 0.0, generator(seed)), images)
 
 
