@@ -293,7 +293,7 @@ def _check(options: argparse.Namespace, rows: Sequence[Row], train_images: int, 
         TvhilError: no teacher, checkpoints that do not fit, a batch that does not divide.
     """
     from tvhil.models.published import fetch_published, is_published, sha256_of
-    from tvhil.quantization.training.models import check_initial, configuration, load_any
+    from tvhil.quantization.training.models import check_initial, check_teacher, configuration, load_any
 
     batch = min(options.batch, train_images)
     if batch % options.processes:
@@ -305,14 +305,7 @@ def _check(options: argparse.Namespace, rows: Sequence[Row], train_images: int, 
     if options.init is not None:
         check_initial(load_any(options.init), config, Path(options.init))
     if pupils:
-        teacher = load_any(options.teacher).config
-        wanted, given = ((c.preprocessing.image_size, c.preprocessing.channels) for c in (config, teacher))
-        if teacher.num_classes != classes or wanted != given:
-            raise InputError(
-                f"{options.teacher} takes images of {given[0]} pixels and {given[1]} channels and tells "
-                f"{teacher.num_classes} classes apart; the rows' model takes {wanted[0]} and {wanted[1]}, the data has "
-                f"{classes} classes"
-            )
+        check_teacher(load_any(options.teacher), config, classes)
     found: Json = {}
     for role in ("init", "teacher"):
         name = getattr(options, role)

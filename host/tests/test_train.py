@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tvhil.cli import main
-from tvhil.errors import CheckpointError, DatasetError, InputError, UsageError
+from tvhil.errors import CheckpointError, DatasetError, ExitCode, InputError, UsageError
 from tvhil.models import VisionTransformer, model_config
 from tvhil.models.config import Preprocessing
 from tvhil.models.conv_teacher import ConvTeacher, ConvTeacherConfig
@@ -277,6 +277,26 @@ def test_a_device_that_is_not_there_is_refused(device, message, tmp_path, digits
 def test_distillation_without_a_teacher_is_refused(tmp_path, digits):
     with pytest.raises(UsageError, match="--teacher"):
         Trainer(recipe(phase(distillation=1.0)), digits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"num_classes": 3}, "teacher has 3 classes, not 10"), ({}, r"teacher takes 32 pixels and 3 channels, the model")],
+)
+def test_a_teacher_of_other_classes_or_images_is_refused(settings, message, tmp_path, digits):
+    preprocessing = DIGITS if settings else ConvTeacherConfig().preprocessing
+    teacher = ConvTeacher(
+        ConvTeacherConfig((8, 8, 8), **settings, in_channels=preprocessing.channels, preprocessing=preprocessing)
+    )
+    with pytest.raises(InputError, match=message):
+        Trainer(recipe(phase(distillation=1.0)), digits, tmp_path, teacher=teacher)
+
+
+@pytest.mark.parametrize("name", ["accumulate", "evaluations"])
+def test_a_number_of_parts_or_evaluations_below_one_is_refused(name, tmp_path, capsys):
+    words = f"train fp32 --dataset digits --arch vit_digits -o {tmp_path}/run --{name} 0"
+    assert main(words.split()) == ExitCode.USAGE
+    assert f"--{name} must be at least 1, not 0" in capsys.readouterr().err
 
 
 def test_an_initial_checkpoint_of_another_shape_is_refused_with_tensors_and_shapes(tmp_path, digits):

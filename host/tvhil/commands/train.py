@@ -115,11 +115,12 @@ def train(options: argparse.Namespace, recipe: Recipe) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if options.accumulate < 1:
-        raise UsageError(f"--accumulate must be at least 1, not {options.accumulate}")
+    for name in ("accumulate", "evaluations"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} must be at least 1, not {getattr(options, name)}")
     settings = Options(
         device=device, precision=options.precision, compile=options.compile, accumulate=options.accumulate,
-        checkpoint_seconds=options.checkpoint_seconds, evaluations=max(1, options.evaluations),
+        checkpoint_seconds=options.checkpoint_seconds, evaluations=options.evaluations,
         minutes=options.minutes, restart=options.restart,
         tensorboard=options.tensorboard,
     )  # fmt: skip

@@ -240,6 +240,21 @@ def check_shapes(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
             raise CheckpointError(f"{path}: {name} is {list(state[name].shape)}, the model's is {list(value.shape)}")
 
 
+def check_teacher(teacher: Model, config: ViTConfig | ConvTeacherConfig, classes: int) -> None:
+    """Refuse a teacher of other images or classes than the model that is to learn from it.
+
+    Raises:
+        InputError: says which, and both values.
+    """
+    wanted, given = ((c.preprocessing.image_size, c.preprocessing.channels) for c in (config, teacher.config))
+    if given != wanted:
+        raise InputError(
+            f"the teacher takes {given[0]} pixels and {given[1]} channels, the model {wanted[0]} and {wanted[1]}"
+        )
+    if teacher.config.num_classes != classes:
+        raise InputError(f"the teacher has {teacher.config.num_classes} classes, not {classes}")
+
+
 def check_initial(previous: Model, config: ViTConfig | ConvTeacherConfig, path: Path) -> None:
     """Refuse an initial checkpoint of another shape than the recipe's model.
 

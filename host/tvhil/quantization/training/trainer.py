@@ -40,6 +40,7 @@ from tvhil.quantization.training.models import (
     Model,
     check_initial,
     check_shapes,
+    check_teacher,
     configuration,
     fresh_model,
     load_any,
@@ -242,15 +243,8 @@ class Trainer:
         return model
 
     def _prepare_teacher(self, teacher: Model) -> Callable[[Tensor], Tensor]:
-        shape = teacher.config.preprocessing.image_size, teacher.config.preprocessing.channels
-        wanted = configuration(self.recipe, len(self.data.class_names)).preprocessing
-        if shape != (wanted.image_size, wanted.channels):
-            raise InputError(
-                f"the teacher takes {shape[0]} pixels and {shape[1]} channels, the model {wanted.image_size} and "
-                f"{wanted.channels}"
-            )
-        if teacher.config.num_classes != len(self.data.class_names):
-            raise InputError(f"the teacher has {teacher.config.num_classes} classes, not {len(self.data.class_names)}")
+        classes = len(self.data.class_names)
+        check_teacher(teacher, configuration(self.recipe, classes), classes)
         teacher = teacher.to(self.device).eval().requires_grad_(False)
         preprocessing = teacher.config.preprocessing
         if isinstance(teacher, ConvTeacher):
