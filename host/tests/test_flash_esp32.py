@@ -328,7 +328,23 @@ def test_a_dry_run_says_what_would_be_written_where_without_a_firmware(model_fil
     ]  # fmt: skip
     assert parts["model"]["sha256"] == hashlib.sha256(small_model().file).hexdigest()
     assert parts["partition table"]["bytes"] == 0xC00
-    assert "0x110000" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "0x110000" in told.out
+    assert "has not been built here: `tvhil build --board esp32s3`" in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_a_dry_run_with_a_firmware_tells_sizes_and_hashes_of_all_parts(model_file, firmware, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    assert run("flash", "--board", "esp32s3", "--model", model_file, "--dry-run", "--json", out) == 0
+    parts = json.loads(out.read_text())["parts"]
+    assert [row["state"] for row in parts] == ["would be written"] * 4
+    for row in parts:
+        content = Path(row["file"]).read_bytes()
+        assert (row["bytes"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    told = capsys.readouterr()
+    assert all(row["sha256"] in "".join(told.out.split()) for row in parts)
+    assert told.err == ""
 
 
 def test_the_command_flashes_and_tells_what_it_did(model_file, firmware, tmp_path, capsys):

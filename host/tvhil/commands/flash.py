@@ -146,6 +146,12 @@ def _flash_chip(options: argparse.Namespace, board: Board, model: TvitModel, fil
     ]  # fmt: skip
     columns = ["offset", "what", "bytes", "of", "SHA-256", "state"]
     emit(options, result, [list_table(f"Flash of {board.name}{where}", columns, cells)])
+    if any(part.path is None for part in parts):
+        builder = "" if options.builder == "platformio" else f" --with {options.builder}"
+        notice(
+            f"the firmware of these sources has not been built here: `tvhil build --board {board.name}{builder}`, then "
+            "its sizes and hashes are known; `tvhil flash` without --dry-run builds it first"
+        )
     return ExitCode.OK
 
 
