@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from PIL import Image
 
 from tvhil.cli import main
 from tvhil.datasets import open_dataset
@@ -18,6 +19,7 @@ from tvhil.errors import ExitCode
 from tvhil.evaluation import measure
 from tvhil.evaluation.inputs import image_loader
 from tvhil.evaluation.metrics import calibration
+from tvhil.evaluation.pictures import SIDE
 from tvhil.evaluation.report import empty_report
 from tvhil.models import model_config, save_checkpoint
 from tvhil.packing import pack_vit, read_model
@@ -99,11 +101,39 @@ def test_the_embedded_model_is_the_default_and_its_figures_are_scikit_learns(tmp
 def test_the_page_is_one_file_that_loads_and_runs_nothing(tmp_path):
     evaluate(tmp_path, "--html", tmp_path / "e.html", "--limit", IMAGES, "--examples", 3)
     page = Page(tmp_path / "e.html")
-    assert page.headings == ["Figures", "Confusion", "Classes, ternary, integers", "Calibration", "Attention"]
+    assert page.headings == [
+        "Figures", "Confusion", "Classes, ternary, integers", "Calibration", "Attention", "Training",
+    ]  # fmt: skip
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert page.tags.count("img") == 6
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 2 + 2  # loss and accuracy, from the log in the model
+
+
+def test_the_pictures_of_the_page_are_written_as_files(tmp_path, checkpoints):
+    folder = tmp_path / "a" / "pictures"
+    code, _ = evaluate(
+        tmp_path, "--model", checkpoints / "fp32.safetensors", "--limit", IMAGES, "--sensitivity", 5, "--examples", 2,
+        "--pictures", folder, "--html", tmp_path / "e.html",
+    )  # fmt: skip
+    assert code == ExitCode.OK
+    charts = ["calibration", "confusion", "sensitivity"]
+    charts += [f"training-fp32-{curve}" for curve in ("accuracy", "learning-rate", "loss")]
+    assert sorted(file.name for file in folder.iterdir()) == ["attention.png", *(f"{chart}.svg" for chart in charts)]
+    page = (tmp_path / "e.html").read_text()
+    for chart in charts:
+        text = (folder / f"{chart}.svg").read_text()
+        assert text.startswith("<svg") and text in page
+    with Image.open(folder / "attention.png") as sheet:
+        width, height = sheet.size
+    assert width > 2 * SIDE and height > (1 + 3) * SIDE  # two images; FP32, integers and 1-bit below them
+
+
+def test_a_file_in_the_place_of_the_pictures_folder_is_told_at_once(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, "--pictures", tmp_path / "file")
+    assert "is a file, name a folder" in capsys.readouterr().err
 
 
 def test_an_fp32_checkpoint_is_compared_with_its_ternary_and_1_bit_forms(tmp_path, checkpoints, capsys):

@@ -3,6 +3,7 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tvhil.evaluation.implementations import (
 from tvhil.evaluation.inputs import without_unreadable
 from tvhil.evaluation.run import Input
 from tvhil.evaluation.sensitivity import layers_of, sensitivity, ternary_layer
-from tvhil.evaluation.training_log import find_logs, read_log
+from tvhil.evaluation.training_log import find_logs, model_log, read_log
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.schedule import Schedule
@@ -296,6 +297,25 @@ def test_a_line_chart_is_well_formed_and_stays_inside_its_frame(series):
             x, y = map(float, pair.split(","))
             assert 0 <= x <= 460
             assert 0 <= y <= 240
+
+
+def test_the_log_in_a_packed_model_counts_on_over_its_phases():
+    log = {"columns": ["epoch", "loss"], "teacher": [[9, 2.0], [19, 1.5]], "student": [[4, 3]]}
+    found = model_log(Path("m.tvit"), {"recipe": {"log": log}})
+    assert (found.unit, found.steps) == ("epoch", (9, 19, 23))
+    assert found.points("loss") == [(9, 2.0), (19, 1.5), (23, 3.0)]
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        None, [], {}, {"columns": "epoch"}, {"columns": ["loss"], "rows": [[1]]}, {"columns": ["epoch"], "rows": 5},
+        {"columns": ["epoch", "loss"], "rows": [[1]]}, {"columns": ["epoch", "loss"], "rows": [[1, "x"]]},
+    ],
+)  # fmt: skip
+def test_metadata_that_are_no_log_are_none(log):
+    assert model_log(Path("m.tvit"), {"recipe": {"log": log}}) is None
+    assert model_log(Path("m.tvit"), {"recipe": log}) is None
 
 
 def parse(chart):

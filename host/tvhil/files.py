@@ -55,3 +55,15 @@ def output_file(text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder, name a file")
     return path
+
+
+def output_folder(text: str) -> Path:
+    """A folder to write into, as argument of an option; it is made when something is written.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a file.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file, name a folder")
+    return path

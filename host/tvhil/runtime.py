@@ -111,6 +111,8 @@ class CContext(ctypes.Structure):
         ("model", POINTER(CModel)),
         ("arena", c_void_p),
         ("arena_bytes", c_size_t),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_size_t),
         ("cores", c_void_p),
     ]
 
@@ -328,6 +330,7 @@ class Runtime:
             "tvit_operator_scratch_bytes": (c_size_t, [model, c_uint32]),
             "tvit_planned_scratch_bytes": (c_size_t, [model, c_uint32]),
             "tvit_arena_bytes": (c_size_t, [model]),
+            "tvit_split_arena_bytes": (c_size_t, [model, c_size_t]),
             "tvit_tensor_bytes": (c_size_t, [model, c_uint32]),
             "tvit_image_lead": (c_uint32, [model]),
             "tvit_operator_output": (CRegion, [model, c_uint32]),
@@ -379,11 +382,12 @@ class Runtime:
         places = tuple((int(s.offset), int(s.bytes)) for s in scratches)
         return Plan(int(result.arena_bytes), int(result.scratch_bytes), tuple(offsets), places)
 
-    def arena_bytes(self, file: bytes, as_planned: bool = False) -> int:
+    def arena_bytes(self, file: bytes, as_planned: bool = False, scratch_bytes: int = 0) -> int:
         """The arena that a model needs.
 
         Args:
             file: the model.
+            scratch_bytes: of a memory outside the arena that operators have their scratch in, as far as it fits there.
             as_planned: with the kernels that memory is planned for, whose scratch may have grown since the file was
                 packed; by default with those of this library, the portable ones.
 
@@ -392,12 +396,13 @@ class Runtime:
         """
         image, model = self._open(file, self.lib.tvit_load)
         if not as_planned:
-            return int(self.lib.tvit_arena_bytes(model))
+            return int(self.lib.tvit_split_arena_bytes(model, scratch_bytes))
         start = model.scratches - image.ctypes.data
         planned = image[start : start + PLAN_SCRATCH.itemsize * model.operator_count].view(PLAN_SCRATCH)["bytes"]
         needs = [int(self.lib.tvit_planned_scratch_bytes(model, i)) for i in range(model.operator_count)]
         arena = int(image[model.plan - image.ctypes.data :][: PLAN.itemsize].view(PLAN)[0]["arena_bytes"])
-        return arena + align(max((need for need, room in zip(needs, planned, strict=True) if need > room), default=0))
+        more = (n for n, room in zip(needs, planned, strict=True) if n > room and align(n) > scratch_bytes)
+        return arena + align(max(more, default=0))
 
     def call_kernel(self, stem: str, arguments: ctypes.Structure) -> None:
         """Run a portable kernel on its arguments, with as much scratch as it asks for and not a byte more."""

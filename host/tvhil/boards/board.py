@@ -46,7 +46,8 @@ class Memory:
         model_ram: for a model that is uploaded instead of flashed.
         flash: of the area that a model is flashed into.
         ram: of the whole machine.
-        psram: of external memory that activations may lie in where they do not fit the arena.
+        psram: of the chip that the board has as external memory.
+        psram_arena: of it, for activations that do not fit the arena.
     """
 
     arena: int
@@ -55,6 +56,7 @@ class Memory:
     flash: int | None = None
     ram: int | None = None
     psram: int = 0
+    psram_arena: int = 0
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,11 @@ class Board:
     def limits(self) -> MemoryLimits:
         """What a model has to fit into."""
         return MemoryLimits(
-            arena=self.memory.arena, model=self.memory.flash, stack=self.memory.stack, kernels=self.kernels
+            arena=self.memory.arena,
+            psram_arena=self.memory.psram_arena,
+            model=self.memory.flash,
+            stack=self.memory.stack,
+            kernels=self.kernels,
         )
 
     @property

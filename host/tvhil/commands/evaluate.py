@@ -32,15 +32,15 @@ from tvhil.commands.common import (
 )
 from tvhil.commands.evaluated_models import ONE_BIT, compared, open_implementations
 from tvhil.errors import DatasetError, ExitCode, InputError, TvhilError, UsageError
-from tvhil.files import output_file, write_whole
+from tvhil.files import output_file, output_folder, write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from tvhil.boards import Board
     from tvhil.datasets import Dataset
-    from tvhil.evaluation.html_report import AttentionExample
     from tvhil.evaluation.implementations import DeviceImplementation, Implementation, TorchImplementation
+    from tvhil.evaluation.pictures import AttentionExample
     from tvhil.evaluation.training_log import TrainingLog
 
 EXAMPLES = """\
@@ -84,16 +84,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--html", metavar="FILE", type=output_file, help="write the report as one HTML page")
     parser.add_argument(
+        "--pictures", metavar="DIR", type=output_folder, help="write the pictures of the page as files: PNG and SVG"
+    )
+    parser.add_argument(
         "--sensitivity", metavar="N", type=int, nargs="?", const=SENSITIVITY_IMAGES,
         help=f"make one layer after the other of the FP32 model ternary, on N images (default {SENSITIVITY_IMAGES})",
     )  # fmt: skip
     parser.add_argument(
         "--examples", metavar="N", type=int, default=DEFAULT_EXAMPLES,
-        help="images whose attention maps the page shows (default: %(default)s)",
+        help="images whose attention maps are shown (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--log", metavar="FILE", type=Path, action="append", default=[],
-        help="training log (CSV) to show (default: those beside the checkpoints)",
+        help="training log (CSV) to show (default: those beside the checkpoints, those in packed models)",
     )  # fmt: skip
     parser.add_argument(
         "--calibration-data", metavar="PATH", type=Path,
@@ -163,10 +166,10 @@ def run(options: argparse.Namespace) -> int:
     examples: list[AttentionExample] = []
     if stopped is None:
         try:
-            logs = _logs(logs, report)
+            logs = _logs(logs, implementations, report)
             if options.sensitivity is not None:
                 _add_sensitivity(options, report, implementations, dataset)
-            if options.html is not None:
+            if options.html is not None or options.pictures is not None:
                 examples = _examples(options, implementations, dataset)
         except (KeyboardInterrupt, TvhilError) as error:
             stopped = error
@@ -303,19 +306,24 @@ def _counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 # -- what is reported -------------------------------------------------------------------------------------------------
 
 
-def _logs(named: list[TrainingLog], report: dict[str, Any]) -> list[TrainingLog]:
-    """Training logs that were named, or else lie beside the models; a line of each goes into the report."""
-    from tvhil.evaluation.training_log import find_logs, read_log
+def _logs(
+    named: list[TrainingLog], implementations: list[Implementation], report: dict[str, Any]
+) -> list[TrainingLog]:
+    """Training logs that were named, or else lie beside or in the models; a line of each goes into the report."""
+    from tvhil.evaluation.implementations import IntegerImplementation
+    from tvhil.evaluation.training_log import find_logs, model_log, read_log
     from tvhil.models.published import is_published
 
     logs = list(named)
     if not logs:
-        files = {Path(row["file"]): None for row in report["implementations"] if not is_published(row["file"])}
-        for log in {log: None for file in files for log in find_logs(file)}:
+        files = [Path(row["file"]) for row in report["implementations"] if not is_published(row["file"])]
+        for file in {log: None for model in files for log in find_logs(model)}:
             try:
-                logs.append(read_log(log))
+                logs.append(read_log(file))
             except InputError as error:
                 notice(f"not shown: {error}")
+        packed = [one for one in implementations if isinstance(one, IntegerImplementation)]
+        logs += [log for one in packed if (log := model_log(Path(one.source), one.tvit.meta)) is not None]
     report["training"] = [
         {
             "file": str(log.file),
@@ -376,8 +384,8 @@ def _examples(
 ) -> list[AttentionExample]:
     """Attention maps of a few images, one of each class in turn."""
     from tvhil.evaluation.attention_maps import attention_map, overlay, picture_of, shown
-    from tvhil.evaluation.html_report import SIDE, AttentionExample
     from tvhil.evaluation.inputs import image_loader
+    from tvhil.evaluation.pictures import SIDE, AttentionExample
 
     if not options.examples:
         return []
@@ -407,12 +415,17 @@ def _examples(
 def _write(
     options: argparse.Namespace, report: dict[str, Any], examples: list[AttentionExample], logs: list[TrainingLog]
 ) -> None:
-    from tvhil.evaluation.html_report import Pictures, render_html
+    from tvhil.evaluation.html_report import render_html
+    from tvhil.evaluation.pictures import Pictures, write_pictures
 
     emit(options, report, _tables(report))
+    pictures = Pictures(examples, logs)
+    if options.pictures is not None:
+        files = write_pictures(options.pictures, report, pictures)
+        notice(f"pictures: {', '.join(map(str, files))}")
     if options.html is not None:
         command = "tvhil " + " ".join(shlex.quote(word) for word in sys.argv[1:])
-        write_whole(options.html, render_html(report, Pictures(examples, logs), command).encode())
+        write_whole(options.html, render_html(report, pictures, command).encode())
         notice(f"report: {options.html}")
 
 

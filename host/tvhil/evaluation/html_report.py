@@ -7,35 +7,22 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
-from tvhil.evaluation import svg
+from tvhil.evaluation.pictures import (
+    AttentionExample,
+    Pictures,
+    calibration_chart,
+    confusion_chart,
+    primary,
+    sensitivity_chart,
+    training_charts,
+)
 from tvhil.evaluation.training_log import TrainingLog
 
 Json = Mapping[str, Any]
-SIDE = 112  # pixels of an example and of its maps
-
-
-@dataclass(frozen=True)
-class AttentionExample:
-    """One image, its attention maps by implementation, and what each answered."""
-
-    key: str
-    label: str | None
-    picture: Image.Image
-    maps: dict[str, Image.Image]
-    answers: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What the page shows beside the figures of the report."""
-
-    examples: Sequence[AttentionExample] = field(default_factory=tuple)
-    logs: Sequence[TrainingLog] = field(default_factory=tuple)
 
 
 def render_html(report: Json, pictures: Pictures, command: str) -> str:
@@ -127,22 +114,16 @@ def _agreement(report: Json) -> str:
 
 
 def _confusion(report: Json) -> str:
-    row = _primary(report)
+    row = primary(report)
     if row["most_confused"] is None:
         return ""
-    picture = ""
-    if row["confusion"] is not None:
-        names, n = report["class_names"], len(row["confusion"])
-        picture = svg.heat_map(
-            f"{row['name']}: rows are labels, columns answers", row["confusion"], names, cell=34 if n <= 20 else 10
-        )
     worst = [(c["label"], c["answer"], f"{c['images']:,}") for c in row["most_confused"][:10]]
     table = _table(("label", "answer", "images"), worst) if worst else "<p>No image was confused.</p>"
-    return f"<h2>Confusion</h2><div class='row'>{picture}<div>{table}</div></div>"
+    return f"<h2>Confusion</h2><div class='row'>{confusion_chart(report)}<div>{table}</div></div>"
 
 
 def _classes(report: Json) -> str:
-    row = _primary(report)
+    row = primary(report)
     if not row["per_class"]:
         return ""
     rows = [
@@ -155,22 +136,13 @@ def _classes(report: Json) -> str:
 
 
 def _calibration(report: Json) -> str:
-    series = {}
-    for row in report["implementations"]:
-        bins = row["calibration"]
-        if bins is not None:
-            pairs = zip(bins["confidence"], bins["accuracy"], strict=True)
-            series[row["name"]] = [(c, a) for c, a in pairs if c is not None]
-    if not series:
+    chart = calibration_chart(report)
+    if not chart:
         return ""
     note = (
         "<p>Accuracy of the answers over their confidence, in bins of equal width; on the dashed line the model is as "
         "sure as it is right. The expected calibration error is the mean distance from it (Guo et al., 2017).</p>"
     )
-    chart = svg.line_chart(
-        "", series, x_label="confidence", x_range=(0.0, 1.0), y_range=(0.0, 1.0), size=(560, 300), diagonal=True,
-        marks=True,
-    )  # fmt: skip
     return "<h2>Calibration</h2>" + note + chart
 
 
@@ -194,19 +166,12 @@ def _attention(examples: Sequence[AttentionExample]) -> str:
     return f'<h2>Attention</h2>{note}<table class="maps"><tr>{head}</tr>{"".join(rows)}</table>'
 
 
-_ACCURACIES = ("train_accuracy", "val_accuracy", "train_top1", "test_top1", "ema_top1")  # of the log, where it has them
-_CURVES = (("loss", ("loss",)), ("accuracy", _ACCURACIES), ("learning rate", ("learning_rate",)))
-
-
 def _curves(logs: Sequence[TrainingLog]) -> str:
     out = []
     for log in logs:
-        charts = [
-            svg.line_chart(title, {c: points for c in columns if (points := log.points(c))}, x_label=log.unit)
-            for title, columns in _CURVES
-        ]
-        if any(charts):
-            out.append(f"<h3>{html.escape(log.file.name)}</h3><div class='row'>{''.join(charts)}</div>")
+        charts = training_charts(log)
+        if charts:
+            out.append(f"<h3>{html.escape(log.file.name)}</h3><div class='row'>{''.join(charts.values())}</div>")
     return "<h2>Training</h2>" + "".join(out) if out else ""
 
 
@@ -214,7 +179,6 @@ def _sensitivity(report: Json) -> str:
     found = report["sensitivity"]
     if not found or not found["layers"]:
         return ""
-    bars = [(row["layer"], row["kl"], f"{row['kl']:.3g}") for row in found["layers"]]
     columns = ("layer", "parameters", "accuracy", "change", "same answer", "KL divergence")
     rows = []
     for row in found["layers"]:
@@ -226,14 +190,7 @@ def _sensitivity(report: Json) -> str:
         f"<p>{html.escape(found['model'])}, one layer at a time ternary by the rule {html.escape(found['rule'])}, "
         f"activations real, {found['images']:,} images.</p>"
     )
-    chart = svg.bar_chart("KL divergence from full precision, nats", bars)
-    return "<h2>Sensitivity of the layers</h2>" + note + chart + _table(columns, rows)
-
-
-def _primary(report: Json) -> Json:
-    """The row that the page goes into: that of the model which was asked for."""
-    row: Json = report["implementations"][report["primary"]]
-    return row
+    return "<h2>Sensitivity of the layers</h2>" + note + sensitivity_chart(report) + _table(columns, rows)
 
 
 def _percent(value: float | None) -> str:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The curves of a training run, from the CSV log beside its checkpoint."""
+"""The curves of a training run, from the CSV log beside its checkpoint or from a packed model."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tvhil.errors import InputError
 
@@ -21,7 +23,7 @@ class TrainingLog:
     """Curves of one run.
 
     Attributes:
-        file: the log.
+        file: the log, or the model that brings it along.
         unit: 'step' or 'epoch'.
         steps: place of every row, over all phases.
         curves: values by column; NaN where a row has none.
@@ -82,6 +84,33 @@ def read_log(file: Path) -> TrainingLog:
             column.append(_number(values.get(name, "")))
     curves = {name: tuple(column) for name, column in columns.items() if any(map(math.isfinite, column))}
     return TrainingLog(file, unit, tuple(steps), curves)
+
+
+def model_log(file: Path, meta: Mapping[str, Any]) -> TrainingLog | None:
+    """The log that a packed model brings along: `recipe.log` of its metadata; None where it has none.
+
+    That is {"columns": names, PHASE: rows, ...}: lists of numbers, one after the other; counting begins anew in each
+    phase. Metadata are free, so what does not look like this is no log.
+    """
+    recipe = meta.get("recipe")
+    log = recipe.get("log") if isinstance(recipe, Mapping) else None
+    columns = log.get("columns") if isinstance(log, Mapping) else None
+    if not isinstance(log, Mapping) or not isinstance(columns, list) or not set(STEPS) & set(map(str, columns)):
+        return None
+    unit = next(name for name in STEPS if name in columns)
+    at = columns.index(unit)
+    steps, curves = list[float](), {name: list[float]() for name in map(str, columns) if name != unit}
+    for phase in (rows for name, rows in log.items() if name != "columns"):
+        before = max(steps, default=0.0)
+        for row in phase if isinstance(phase, list) else []:
+            numbers = row if isinstance(row, list) and len(row) == len(columns) else []
+            if not numbers or not all(isinstance(value, int | float) for value in numbers):
+                return None
+            steps.append(before + numbers[at])
+            for name, value in zip(columns, numbers, strict=True):
+                if name != unit:
+                    curves[name].append(float(value))
+    return TrainingLog(file, unit, tuple(steps), {name: tuple(c) for name, c in curves.items()}) if steps else None
 
 
 def _is_log(file: Path) -> bool:
