@@ -173,7 +173,9 @@ def test_an_unseen_model_takes_what_was_predicted(cost, name, cores):
             if op.kind is OpKind[kind]
         ]
         predicted, measured = np.sum(pairs, axis=0)
-        assert predicted == pytest.approx(measured, rel=0.12)
+        # What takes little of the time may be told less well: where the two cores wait for each other depends on
+        # when the bytes of the image arrived.
+        assert predicted == pytest.approx(measured, rel=0.12, abs=0.01 * run.latency)
 
 
 def test_an_unseen_model_with_scales_a_token_takes_what_was_predicted(cost):
