@@ -52,34 +52,55 @@ static uint32_t copied_image_bytes(const tvit_model *model, uint32_t index) {
     return image < end && output < image + bytes ? bytes : 0;
 }
 
-// What an operator has behind the planned arena: its scratch, then its copy of the image.
+// Bytes of an operator's scratch and, following it, of its copy of the image.
 typedef struct {
     uint32_t scratch, image;
-} extra_bytes;
+} work_bytes;
 
-// bytes: of the scratch that its kernel wants.
-static extra_bytes behind_arena(const tvit_model *model, uint32_t index, size_t bytes) {
-    uint32_t scratch = bytes > model->scratches[index].bytes ? tvit_aligned((uint32_t)bytes) : 0;
-    return (extra_bytes){scratch, tvit_aligned(copied_image_bytes(model, index))};
+// Both in a memory of their own. wanted: bytes of scratch, by the kernel.
+static work_bytes apart(const tvit_model *model, uint32_t index, size_t wanted) {
+    return (work_bytes){tvit_aligned((uint32_t)wanted), tvit_aligned(copied_image_bytes(model, index))};
 }
 
-size_t tvit_arena_bytes(const tvit_model *model) {
+// What of them lies behind the planned arena.
+static work_bytes behind_arena(const tvit_model *model, uint32_t index, size_t wanted) {
+    work_bytes bytes = apart(model, index, wanted);
+    if (wanted <= model->scratches[index].bytes) bytes.scratch = 0;
+    return bytes;
+}
+
+static size_t sum(work_bytes bytes) {
+    return (size_t)bytes.scratch + bytes.image;
+}
+
+size_t tvit_split_arena_bytes(const tvit_model *model, size_t scratch_bytes) {
     size_t most = 0;
     for (uint32_t i = 0; i < model->operator_count; i++) {
-        extra_bytes extra = behind_arena(model, i, tvit_operator_scratch_bytes(model, i));
-        size_t bytes = (size_t)extra.scratch + extra.image;
+        size_t wanted = tvit_operator_scratch_bytes(model, i);
+        if (sum(apart(model, i, wanted)) <= scratch_bytes) continue;
+        size_t bytes = sum(behind_arena(model, i, wanted));
         if (bytes > most) most = bytes;
     }
     size_t planned = model->plan->arena_bytes;
     return most > SIZE_MAX - planned ? SIZE_MAX : planned + most; // more than any 32-bit machine has
 }
 
-tvit_status tvit_init(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes) {
-    if (!context || !model || !arena) return TVIT_BAD_ARGUMENT;
-    if ((uintptr_t)arena % TVIT_ALIGN) return TVIT_MISALIGNED;
-    if (arena_bytes < tvit_arena_bytes(model)) return TVIT_ARENA_TOO_SMALL;
-    *context = (tvit_context){.model = model, .arena = arena, .arena_bytes = arena_bytes};
+size_t tvit_arena_bytes(const tvit_model *model) {
+    return tvit_split_arena_bytes(model, 0);
+}
+
+tvit_status tvit_init_split(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes,
+                            void *scratch, size_t scratch_bytes) {
+    if (!context || !model || !arena || (!scratch && scratch_bytes)) return TVIT_BAD_ARGUMENT;
+    if ((uintptr_t)arena % TVIT_ALIGN || (uintptr_t)scratch % TVIT_ALIGN) return TVIT_MISALIGNED;
+    if (arena_bytes < tvit_split_arena_bytes(model, scratch_bytes)) return TVIT_ARENA_TOO_SMALL;
+    *context = (tvit_context){
+        .model = model, .arena = arena, .arena_bytes = arena_bytes, .scratch = scratch, .scratch_bytes = scratch_bytes};
     return TVIT_OK;
+}
+
+tvit_status tvit_init(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes) {
+    return tvit_init_split(context, model, arena, arena_bytes, NULL, 0);
 }
 
 // One operator, as its parts see it.
@@ -115,17 +136,22 @@ static void run_operator(const tvit_context *context, uint32_t index) {
     static const tvit_team alone = {.part = 0, .parts = 1, .barrier = NULL};
     const tvit_model *model = context->model;
     const tvit_cores *cores = context->cores;
-    uint8_t *behind = context->arena + model->plan->arena_bytes;
+    uint8_t *work_area = context->arena + model->plan->arena_bytes; // of scratch that was not planned
     job j = {.table = tvit_kernels_for(model), .kind = model->operators[index].kind};
     tvit_bind_operator(model, index, j.table->layout, context->arena, &j.args);
-    extra_bytes extra = behind_arena(model, index, buffer_size(j.table, j.kind, &j.args));
-    j.scratch = extra.scratch ? behind : context->arena + model->scratches[index].offset;
-    if (extra.image) {
+    const size_t wanted = buffer_size(j.table, j.kind, &j.args);
+    work_bytes bytes = apart(model, index, wanted);
+    if (context->scratch && sum(bytes) <= context->scratch_bytes)
+        work_area = context->scratch;
+    else
+        bytes = behind_arena(model, index, wanted);
+    j.scratch = bytes.scratch ? work_area : context->arena + model->scratches[index].offset;
+    if (bytes.image) {
         const uint32_t *from = (const uint32_t *)(context->arena + model->tensor_offsets[0]);
-        uint32_t *to = (uint32_t *)(behind + extra.scratch);
-        for (uint32_t word = 0; word < extra.image / sizeof *to; word++)
+        uint32_t *to = (uint32_t *)(work_area + bytes.scratch);
+        for (uint32_t word = 0; word < bytes.image / sizeof *to; word++)
             to[word] = from[word];
-        j.args.patch_embed.image = behind + extra.scratch;
+        j.args.patch_embed.image = work_area + bytes.scratch;
     }
     if (cores && cores->cores > 1 && j.table->parallel)
         cores->run(cores->user, work, &j);

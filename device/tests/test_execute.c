@@ -248,6 +248,95 @@ static void test_scratch_that_was_not_planned_lies_behind_the_arena(void) {
     }
 }
 
+enum { GUARD = 64 };
+
+// Memory of exactly so many bytes between painted guards.
+static uint8_t *guarded(size_t bytes) {
+    void *memory = NULL;
+    if (posix_memalign(&memory, 16, bytes + 2 * GUARD)) abort();
+    memset(memory, 0xa7, bytes + 2 * GUARD);
+    return (uint8_t *)memory + GUARD;
+}
+
+static uint32_t damage(const uint8_t *memory, size_t bytes) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < GUARD; i++)
+        count += (memory[-1 - (int)i] != 0xa7) + (memory[bytes + i] != 0xa7);
+    return count;
+}
+
+// The most up to `room` that an operator has apart from the tensors, its copy of the image included.
+static size_t most_scratch(const tvit_model *model, size_t image, size_t room) {
+    size_t most = 0;
+    for (uint32_t i = 0; i < model->operator_count; i++) {
+        size_t bytes = (tvit_operator_scratch_bytes(model, i) + 15) & ~(size_t)15;
+        if (model->operators[i].kind == TVIT_OP_PATCH_EMBED) bytes += image;
+        if (bytes > most && bytes <= room) most = bytes;
+    }
+    return most;
+}
+
+// Scratch of any size beside the tensors: the same logits, every operator's scratch where it fits.
+static void test_tensors_and_scratch_may_lie_in_two_memories(void) {
+    uint8_t image[PIECE_PIXELS];
+    int16_t expected[PIECE_CLASSES];
+    for (uint32_t i = 0; i < PIECE_PIXELS; i++)
+        image[i] = (uint8_t)draw();
+    run_piece_model(0, TVIT_CODEC_2BIT, 0x33, image, expected);
+    for (int overlapping = 0; overlapping < 2; overlapping++) {
+        small_model m = without_scratch();
+        tvit_model model;
+        small_model_seal(&m);
+        if (tvit_load(&model, m.file, m.bytes, NULL)) abort();
+        if (overlapping) m.offsets[P_IMAGE] = m.offsets[P_STREAM] + tvit_image_lead(&model);
+        small_model_seal(&m);
+        if (tvit_load(&model, m.file, m.bytes, NULL)) abort();
+        const size_t copied = overlapping ? PIECE_PIXELS : 0;
+        const size_t most = most_scratch(&model, copied, SIZE_MAX), whole = tvit_arena_bytes(&model);
+        const uint32_t planned = model.plan->arena_bytes;
+        CHECK(most > 0 && whole == planned + most, "%zu bytes behind %u", whole, planned);
+        CHECK(tvit_split_arena_bytes(&model, most) == planned, "all of it fits");
+        CHECK(tvit_split_arena_bytes(&model, most - 16) == whole, "the largest does not");
+        for (size_t scratch_bytes = 0; scratch_bytes <= most + 16; scratch_bytes += most / 7 & ~(size_t)15) {
+            const size_t bytes = tvit_split_arena_bytes(&model, scratch_bytes);
+            uint8_t *arena = guarded(bytes), *scratch = guarded(scratch_bytes);
+            tvit_context context;
+            CHECK(tvit_init_split(&context, &model, arena, bytes - 1, scratch, scratch_bytes) == TVIT_ARENA_TOO_SMALL,
+                  "an arena of less");
+            CHECK(tvit_init_split(&context, &model, arena, bytes, scratch, scratch_bytes) == TVIT_OK, "init");
+            memcpy(tvit_tensor_data(&context, P_IMAGE), image, PIECE_PIXELS);
+            CHECK(tvit_run(&context, ALL, NULL, NULL) == TVIT_OK, "run");
+            CHECK(memcmp(tvit_tensor_data(&context, P_LOGITS), expected, sizeof expected) == 0, "scratch of %zu",
+                  scratch_bytes);
+            CHECK(damage(arena, bytes) == 0 && damage(scratch, scratch_bytes) == 0, "scratch of %zu", scratch_bytes);
+            size_t written = scratch_bytes;
+            while (written && scratch[written - 1] == 0xa7)
+                written--;
+            CHECK(((written + 15) & ~(size_t)15) == most_scratch(&model, copied, scratch_bytes), "%zu of %zu bytes",
+                  written, scratch_bytes);
+            free(arena - GUARD);
+            free(scratch - GUARD);
+        }
+        small_model_free(&m);
+    }
+}
+
+static void test_an_unfit_second_memory_is_refused(void) {
+    running_model r;
+    start(&r, 0, TVIT_CODEC_BASE3);
+    const size_t bytes = tvit_arena_bytes(&r.model);
+    uint8_t *scratch = guarded(256);
+    tvit_context *c = &r.context;
+    CHECK(tvit_init_split(c, &r.model, r.arena, bytes, scratch + 8, 128) == TVIT_MISALIGNED, "misaligned");
+    CHECK(tvit_init_split(c, &r.model, r.arena + 8, bytes, scratch, 256) == TVIT_MISALIGNED, "a misaligned arena");
+    CHECK(tvit_init_split(c, &r.model, r.arena, bytes, NULL, 16) == TVIT_BAD_ARGUMENT, "bytes of nothing");
+    CHECK(tvit_init_split(c, &r.model, NULL, bytes, scratch, 256) == TVIT_BAD_ARGUMENT, "no arena");
+    CHECK(tvit_init_split(c, &r.model, r.arena, 0, scratch, 256) == TVIT_ARENA_TOO_SMALL, "an arena of nothing");
+    CHECK(tvit_init_split(c, &r.model, r.arena, bytes, NULL, 0) == TVIT_OK, "one memory only");
+    free(scratch - GUARD);
+    running_stop(&r);
+}
+
 static void test_the_image_may_lie_in_the_stream_behind_its_lead(void) {
     uint8_t image[PIECE_PIXELS];
     int16_t expected[PIECE_CLASSES];
@@ -338,6 +427,8 @@ int main(void) {
     RUN(test_the_plan_reuses_the_memory_of_the_image_and_of_dead_activations);
     RUN(test_the_plan_is_as_small_as_the_fullest_operator_needs);
     RUN(test_scratch_that_was_not_planned_lies_behind_the_arena);
+    RUN(test_tensors_and_scratch_may_lie_in_two_memories);
+    RUN(test_an_unfit_second_memory_is_refused);
     RUN(test_the_image_may_lie_in_the_stream_behind_its_lead);
     RUN(test_the_plan_lets_image_and_stream_overlap);
     RUN(test_tensors_are_read_as_rows_from_any_byte);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Load a model in place, run it in one arena. No allocation, no libc beyond memcpy/memset/memcmp/strlen.
+// Load a model in place, run it in an arena of one or two memories. No allocation, no libc beyond
+// memcpy/memset/memcmp/strlen.
 #ifndef TVIT_RUNTIME_H
 #define TVIT_RUNTIME_H
 
@@ -99,6 +100,10 @@ tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_
 // it and the kernel works in rows.
 size_t tvit_arena_bytes(const tvit_model *model);
 
+// The same where the operators may have `scratch_bytes` elsewhere (tvit_init_split): only what of the operators'
+// scratch does not fit there still lies behind the plan.
+size_t tvit_split_arena_bytes(const tvit_model *model, size_t scratch_bytes);
+
 // --- running -----------------------------------------------------------------------------------------------------
 
 // What a team does: called once a part, at the same time on all cores.
@@ -121,11 +126,20 @@ struct tvit_context {
     const tvit_model *model;
     uint8_t *arena;
     size_t arena_bytes;
+    uint8_t *scratch; // NULL: scratch lies in the arena, where it is planned
+    size_t scratch_bytes;
     const tvit_cores *cores; // NULL: one core; set it between tvit_init and tvit_run
 };
 
 // arena: 16-byte aligned, at least tvit_arena_bytes(). Leaves cores NULL.
 tvit_status tvit_init(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes);
+
+// For an arena in slow memory: tensors lie in it as planned, at least tvit_split_arena_bytes(); the scratch of the
+// operator that runs, and its copy of the image, at the beginning of `scratch`, which is fast. An operator for which
+// that is too small has its scratch in the arena, as after tvit_init(). Both are 16-byte aligned and do not overlap;
+// the image is written into the arena. Results do not depend on where anything lies. Leaves cores NULL.
+tvit_status tvit_init_split(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes,
+                            void *scratch, size_t scratch_bytes);
 
 // Where a tensor's values begin, in the layout of tvit_kernels_for(model); NULL for a bad id. Tensor 0 is the image to
 // fill before tvit_run, always row-major, as are the logits.
