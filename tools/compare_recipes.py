@@ -14,7 +14,7 @@ learning rate are the recipe's, or one choice for all rows; the largest rate of 
 phases keep their proportions. Everything else is the recipe's own, unless --set changes it in all rows.
 
 Run the same command again to continue: finished rows are kept, an interrupted one goes on from its last state. Written
-are OUT/table.json (every figure and command), OUT/table.md, and, where matplotlib is installed, OUT/table.svg.
+are OUT/table.json (every figure and command), OUT/table.md, and OUT/table.svg.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 from tvhil.commands.common import list_table, write_json
 from tvhil.errors import InputError
+from tvhil.evaluation.svg import bar_chart
 from tvhil.files import write_whole
 from tvhil.quantization.training.recipe import Phase, Recipe
 
@@ -96,7 +97,7 @@ def write_tables(out: Path, shared: Json, rows: Sequence[Json], failed: dict[str
     write_json(table, out / TABLE)
     if rows:
         write_whole(out / "table.md", markdown(table).encode())
-        draw(table, out / "table.svg")
+        write_whole(out / "table.svg", chart(table).encode())
 
 
 COLUMNS = ("recipe", "top-1", "F1", "bytes", "size is", "integers as torch", "FP32 minus it", "weights", "activations")
@@ -144,23 +145,20 @@ def markdown(table: Json) -> str:
     return "\n\n".join([text, *sentences(table), f"    {table['command']}"]) + "\n"
 
 
-def draw(table: Json, file: Path) -> None:
-    """Accuracy against size, where matplotlib is there."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def chart(table: Json) -> str:
+    """What each recipe costs in accuracy, as SVG: points below full precision, or accuracy where that has no row."""
+    rows = table["rows"]
+    full = next((row for row in rows if row["recipe"] == FULL_PRECISION_ROW), None)
+    if full is None:
+        return bar_chart(f"top-1, {table['data']}", [(r["recipe"], r["top1"], _told(r)) for r in rows])
+    bars = [
+        (row["recipe"], row["below_fp32_points"], f"{row['below_fp32_points']:.2f} ({_told(row)})")
+        for row in rows
+        if row is not full
+    ]
+    title = f"points of top-1 below full precision ({_told(full)}), {table['data']}"
+    return bar_chart(title, sorted(bars, key=lambda bar: bar[1]))
 
-    with pyplot.rc_context({"svg.hashsalt": "tvhil"}):
-        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        for row in table["rows"]:
-            place = (row["bytes"] / 1024, 100 * row["top1"])
-            axes.scatter(*place, color="tab:blue" if row["kind"] == "integer" else "tab:gray")
-            axes.annotate(row["recipe"], place, xytext=(5, 4), textcoords="offset points")
-        axes.set(xscale="log", xlabel="size, KiB", ylabel="top-1, %", title=f"Recipes on {table['data']}")
-        axes.margins(x=0.15, y=0.15)
-        axes.grid(alpha=0.3, which="both")
-        figure.savefig(file, metadata={"Date": None})
-        pyplot.close(figure)
+
+def _told(row: Json) -> str:
+    return f"{row['top1']:.2%}, {row['bytes']:,} bytes"

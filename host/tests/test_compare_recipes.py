@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import xml.etree.ElementTree as ElementTree
 from fractions import Fraction
 from pathlib import Path
 
@@ -93,6 +94,10 @@ def test_rows_are_trained_measured_and_kept_when_the_command_runs_again(tmp_path
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| fp32", "| tervit"]
     assert all(line.count("|") == len(recipe_table.COLUMNS) + 1 for line in lines[:4])
+    picture = ElementTree.fromstring((tmp_path / "table.svg").read_text())
+    bars = len(picture.findall("{http://www.w3.org/2000/svg}rect")) - 1  # that of the background
+    told = {text.text for text in picture.findall("{http://www.w3.org/2000/svg}text")}
+    assert bars == 1 and "tervit" in told
 
     def started(*_, **__):
         raise AssertionError("nothing is left to run")

@@ -88,7 +88,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, str]], *, width: int 
     if not bars:
         return ""
     row, left = 16, 10 + max(len(name) for name, _, _ in bars) * 6.3
-    room = width - left - 90
+    room = width - left - max(90, 10 + max(len(text) for _, _, text in bars) * 6.3)
     low, high = min(0.0, *(v for _, v, _ in bars)), max(0.0, *(v for _, v, _ in bars))
     scale = room / ((high - low) or 1)
     zero = left - low * scale
