@@ -4,6 +4,15 @@
 
 #include <string.h>
 
+// In the arena where the model fits it; else its tensors in the external arena, if there is one.
+static tvit_status place(tvit_server *server) {
+    const tvit_port *port = server->port;
+    const tvit_status status = tvit_init(&server->context, &server->model, port->arena, port->arena_bytes);
+    if (status != TVIT_ARENA_TOO_SMALL || !port->external_arena) return status;
+    return tvit_init_split(&server->context, &server->model, port->external_arena, port->external_arena_bytes,
+                           port->arena, port->arena_bytes);
+}
+
 static void use(tvit_server *server, const void *file, uint32_t bytes, tvit_link_model_source source) {
     memset(&server->model_error, 0, sizeof server->model_error);
     server->have_model = 0;
@@ -13,7 +22,7 @@ static void use(tvit_server *server, const void *file, uint32_t bytes, tvit_link
     server->model_error.index = TVIT_NO_INDEX;
     tvit_status status = tvit_load(&server->model, file, bytes, &server->model_error);
     if (status == TVIT_OK) {
-        status = tvit_init(&server->context, &server->model, server->port->arena, server->port->arena_bytes);
+        status = place(server);
         server->context.cores = server->port->cores;
         if (status != TVIT_OK) {
             memcpy(server->model_error.section, "PLAN", 5);

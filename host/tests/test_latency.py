@@ -218,6 +218,6 @@ def test_kernels_that_need_more_scratch_than_was_planned_have_it_behind_the_plan
 def test_memory_is_predicted_from_the_plan():
     model = small_model()
     memory = predict_memory(model, MemoryLimits(stack=8192, static=100, kernels="pie"))
-    assert memory["arena"] == {"measured": None, "predicted": arena_bytes(model, "pie")}
+    assert memory["arena"] == {"measured": None, "predicted": arena_bytes(model, "pie"), "in_psram": False}
     assert memory["stack"] == {"measured": None, "limit": 8192}
     assert (memory["static"], memory["model_bytes"], memory["heap"]) == (100, model.file_bytes, None)

@@ -24,6 +24,7 @@ static const char help[] =
     "  --fd N              serve on the inherited stream N and end with it\n"
     "  --model FILE        the model, mapped into memory as if it were flash\n"
     "  --arena BYTES       working memory (default 16777216)\n"
+    "  --external-arena BYTES  for models that do not fit it (default 0)\n"
     "  --model-ram BYTES   memory for an uploaded model (default 0: none)\n"
     "  --stack BYTES       stack of the server (default 262144)\n"
     "  --counter time|instructions   nanoseconds (default), or user instructions where perf offers them\n"
@@ -171,7 +172,7 @@ static uint32_t number(const char *option, const char *text) {
 }
 
 int main(int argc, char **argv) {
-    uint32_t arena_bytes = 16u << 20, stack_bytes = 256u << 10, model_ram_bytes = 0, tcp_port = 0;
+    uint32_t arena_bytes = 16u << 20, external_bytes = 0, stack_bytes = 256u << 10, model_ram_bytes = 0, tcp_port = 0;
     const char *model = NULL;
     enum { NO_LINE, PTY, TCP, FD } kind = NO_LINE;
     port.window_bytes = 16384;
@@ -194,6 +195,8 @@ int main(int argc, char **argv) {
             line.fd = (int)number(option, value);
         } else if (!strcmp(option, "--arena")) {
             arena_bytes = number(option, value);
+        } else if (!strcmp(option, "--external-arena")) {
+            external_bytes = number(option, value);
         } else if (!strcmp(option, "--model-ram")) {
             model_ram_bytes = number(option, value);
         } else if (!strcmp(option, "--stack")) {
@@ -248,6 +251,8 @@ int main(int argc, char **argv) {
     if (model) map_model(model);
     port.arena_bytes = (arena_bytes + 15u) & ~15u;
     port.arena = map_memory(port.arena_bytes);
+    port.external_arena_bytes = (external_bytes + 15u) & ~15u;
+    port.external_arena = map_memory(port.external_arena_bytes);
     port.model_ram_bytes = model_ram_bytes;
     port.model_ram = map_memory(model_ram_bytes);
     port.trace = trace;

@@ -18,6 +18,7 @@
 extern uint8_t __text_start[], __rodata_end[], __data_start[], __bss_end[];
 extern uint8_t __stack_bottom[], __stack_top[], __second_stack_bottom[], __second_stack_top[];
 extern uint8_t __arena_start[], __arena_end[], __model_ram_start[], __model_ram_end[];
+extern uint8_t __external_arena_start[], __external_arena_end[];
 extern uint8_t __ram_end[];
 
 enum { TRACE_RECORDS = 4096 };
@@ -137,6 +138,8 @@ _Noreturn void port_main(uint32_t boot_parameters) {
     memories[1] = (tvit_port_memory){"flash", FLASH_BASE, FLASH_BYTES};
     port.arena = __arena_start;
     port.arena_bytes = (uint32_t)(__arena_end - __arena_start);
+    port.external_arena_bytes = (uint32_t)(__external_arena_end - __external_arena_start);
+    port.external_arena = port.external_arena_bytes ? __external_arena_start : NULL;
     port.model_ram = __model_ram_start;
     port.model_ram_bytes = (uint32_t)(__model_ram_end - __model_ram_start);
     port.stack_low = __stack_bottom;

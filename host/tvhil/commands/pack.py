@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Pack a model."""
     from tvhil.packing import read_model
     from tvhil.packing.trits import Codec
+    from tvhil.prediction.memory import PSRAM_NOTE
 
     if options.untrained and (options.checkpoint is not None or options.arch is None):
         raise UsageError("--untrained takes no checkpoint, and --arch NAME tells the architecture")
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         ("activation scales", result["scale_mode"].replace("_", " ")),
         ("arena bytes", f"{model.plan.arena_bytes:,}"),
         ("schedule", planned.chosen.schedule.describe()),
-        ("in", "PSRAM: nothing fits the internal memory" if planned.memory == "psram" else None),
+        ("in", f"PSRAM, nothing fits the internal memory; {PSRAM_NOTE}" if planned.memory == "psram" else None),
         ("signature", model.signature),
         ("seconds", result["seconds"]),
     ]

@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from tvhil.packing import read_model
     from tvhil.packing.trits import Codec
     from tvhil.packing.unpack import codec_of, unpack_vit
+    from tvhil.prediction.memory import PSRAM_NOTE
 
     model, path = open_model(options.model)
     codec = codec_of(model) if options.codec is None else Codec.from_name(options.codec)
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     rows = [
         ("arena bytes", f"{after:,} (before: {before:,})"),
         ("schedule", planned.chosen.schedule.describe()),
-        ("in", "PSRAM: nothing fits the internal memory" if planned.memory == "psram" else None),
+        ("in", f"PSRAM, nothing fits the internal memory; {PSRAM_NOTE}" if planned.memory == "psram" else None),
         ("file bytes", f"{new.file_bytes:,} ({codec.label})"),
         ("signature", new.signature),
         ("written", options.output),

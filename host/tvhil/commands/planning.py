@@ -66,7 +66,7 @@ def plan_for(options: argparse.Namespace, vit: IntegerViT, codec: Codec) -> tupl
     memory = board.memory
     cost = board.cost if board.cost is not None and board.cost.kernels == "pie" else None
     try:
-        return plan(vit, codec, memory.arena, memory.psram or None, cost=cost)
+        return plan(vit, codec, memory.arena, memory.psram_arena or None, cost=cost)
     except NothingFitsError as error:
         if options.board is not None:
             raise

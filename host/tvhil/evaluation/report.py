@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvhil import __version__
+from tvhil.prediction.memory import PSRAM_NOTE
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -375,6 +376,8 @@ def _memory_rows(table: Any, memory: Mapping[str, Any]) -> None:
     if arena["predicted"] is not None or arena["measured"] is not None:
         parts = [f"{arena[key]:,} {key}" for key in ("measured", "predicted") if arena[key] is not None]
         table.add_row("arena bytes", ", ".join(parts))
+    if arena.get("in_psram"):
+        table.add_row("", PSRAM_NOTE)
     if stack["measured"] is not None or stack["limit"] is not None:
         parts = [f"{stack[key]:,} {text}" for key, text in (("measured", "used"), ("limit", "limit")) if stack[key]]
         table.add_row("stack bytes", ", ".join(parts))

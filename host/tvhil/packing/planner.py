@@ -415,7 +415,8 @@ def plan(
         vit: the model.
         codec: how its trits are stored.
         arena_bytes: what the board has for activations in its internal memory; None for any.
-        psram_bytes: what it has in PSRAM, which is used only where nothing fits the internal memory.
+        psram_bytes: what it has for them in PSRAM, which is used only where nothing fits the internal memory; None
+            for none. The time of reading and writing activations there is not in the cost model.
         planner: plans the memory; the C runtime's by default.
         cost: of the board, with PIE kernels; the ESP32-S3's by default.
         cores: of the board.
@@ -429,15 +430,12 @@ def plan(
     planner = planner or _runtime_planner()
     judge = _Judge(vit, codec, planner, cost, cores)
     weighed = _alternatives(judge)
-    for alternative in sorted(weighed, key=_time):
-        if arena_bytes is None or alternative.arena_bytes <= arena_bytes:
-            file, chosen = _pack(vit, codec, planner, alternative)
-            if arena_bytes is None or chosen.arena_bytes <= arena_bytes:
-                return file, Planned(chosen, tuple(weighed), arena_bytes)
-    whole = judge.judge(Schedule())
-    if psram_bytes is not None and whole.arena_bytes <= psram_bytes:
-        file, chosen = _pack(vit, codec, planner, whole)
-        return file, Planned(chosen, tuple(weighed), arena_bytes, "psram")
+    for memory, room in (("sram", arena_bytes), ("psram", psram_bytes or 0)):
+        for alternative in sorted(weighed, key=_time):
+            if room is None or alternative.arena_bytes <= room:
+                file, chosen = _pack(vit, codec, planner, alternative)
+                if room is None or chosen.arena_bytes <= room:
+                    return file, Planned(chosen, tuple(weighed), arena_bytes, memory)
     raise NothingFitsError(_refusal(judge, weighed[-1], arena_bytes or 0, psram_bytes))
 
 
@@ -469,8 +467,9 @@ def _refusal(judge: _Judge, smallest: Alternative, arena_bytes: int, psram_bytes
     advice.append("a narrower model")
     if psram_bytes is None:
         advice.append("a board with PSRAM")
+    external = "" if psram_bytes is None else f", nor one of {psram_bytes:,} in PSRAM"
     return (
-        f"model {vit.name} does not fit an arena of {arena_bytes:,} bytes: the smallest plan needs "
+        f"model {vit.name} does not fit an arena of {arena_bytes:,} bytes{external}: the smallest plan needs "
         f"{smallest.arena_bytes:,} ({smallest.schedule.describe()}), with {_fullest(judge, smallest.schedule)}. "
         f"It takes {_either(advice)}"
     )

@@ -49,6 +49,7 @@ void details_write(char *text, size_t bytes, const char *why_portable) {
         add("psram=%lu MB %s %d MHz\n", (unsigned long)(memory_found.psram >> 20), PSRAM_MODE, CONFIG_SPIRAM_SPEED);
     else
         add("psram=none found\n");
+    if (memory_found.psram_arena) add("arena_in_psram=%lu\n", (unsigned long)memory_found.psram_arena);
 #else
     add("psram=not used\n");
 #endif

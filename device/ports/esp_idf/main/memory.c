@@ -17,6 +17,7 @@
 enum { INTERNAL = MALLOC_CAP_INTERNAL | MALLOC_CAP_8BIT }; // SRAM and the fast memory of the RTC
 enum { MODEL_SUBTYPE = 0x40 };                             // partitions/*.csv
 enum { TRACE_RECORDS = 256, TRACE_RECORDS_PSRAM = TVIT_MAX_OPERATORS };
+enum { PSRAM_ARENA = 0x200000 }; // memory.psram_arena of boards/esp32s3.toml
 enum { PSRAM_SPARE = 64 * 1024 };
 
 memory_facts memory_found;
@@ -60,6 +61,9 @@ static void use_psram(tvit_port *port) {
         port->trace = records;
         port->trace_capacity = TRACE_RECORDS_PSRAM;
     }
+    port->external_arena = heap_caps_aligned_alloc(CONFIG_ESP32S3_DATA_CACHE_LINE_SIZE, PSRAM_ARENA, MALLOC_CAP_SPIRAM);
+    port->external_arena_bytes = port->external_arena ? PSRAM_ARENA : 0;
+    memory_found.psram_arena = port->external_arena_bytes;
     const size_t largest = heap_caps_get_largest_free_block(MALLOC_CAP_SPIRAM);
     const uint32_t bytes = largest > PSRAM_SPARE ? (uint32_t)(largest - PSRAM_SPARE) & ~0xffffu : 0;
     port->model_ram = bytes ? heap_caps_aligned_alloc(TVIT_ALIGN, bytes, MALLOC_CAP_SPIRAM) : NULL;
