@@ -165,6 +165,22 @@ def test_idf_py_is_told_board_target_and_defaults(esp32s3, tmp_path, monkeypatch
     assert firmware.app.read_text() == "tvhil"
 
 
+def test_a_firmware_that_can_call_what_its_first_model_overwrites_is_not_kept(esp32s3, tmp_path, monkeypatch):
+    images = ("bootloader/bootloader.bin", "partition_table/partition-table.bin", "tvhil.bin", "tvhil.map")
+    for name in images:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    outputs = tuple(tmp_path / name for name in images[:3])
+    monkeypatch.setattr(idf_build, "_idf", lambda board, build_id: (["true"], outputs))
+    ways = {tmp_path / "tvhil.map": ["flash_mmap:spi_flash_mmap < main:idle"]}
+    monkeypatch.setattr(idf_build, "startup_calls", ways.__getitem__)
+    with pytest.raises(IdfBuildError, match=r"overwrites: flash_mmap:spi_flash_mmap < main:idle \(1 such ways"):
+        build_idf(esp32s3, builder="idf")
+    assert built_firmware(esp32s3) is None
+    ways[tmp_path / "tvhil.map"] = []
+    assert build_idf(esp32s3, builder="idf").app.read_text() == "tvhil.bin"
+
+
 def test_the_command_tells_the_hash_and_where_the_firmware_lies(platformio, tmp_path, capsys):
     platformio(GOOD)
     out = tmp_path / "b.json"

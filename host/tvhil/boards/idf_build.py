@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tvhil.boards.board import Board
+from tvhil.boards.startup_code import startup_calls
 from tvhil.boards.tools import keep_newest
 from tvhil.errors import MissingToolError, TvhilError, UsageError
 from tvhil.runtime import device_dir
@@ -110,6 +111,7 @@ def build_idf(board: Board, progress: Progress | None = None, builder: str = "pl
                 if not made.is_file():
                     raise IdfBuildError(f"{board.name}: the build made no {made}; log: {log}")
                 shutil.copyfile(made, image)
+            _check_startup_code(board, outputs[2].with_suffix(".map"))
             home = board.build_dir / f"idf-{build_id}"
             shutil.rmtree(home, ignore_errors=True)
             firmware.app.parent.replace(home)
@@ -118,6 +120,16 @@ def build_idf(board: Board, progress: Progress | None = None, builder: str = "pl
     _forget_old(board)
     images = _firmware(home, build_id)
     return IdfFirmware(images.bootloader, images.table, images.app, build_id, fresh=True)
+
+
+def _check_startup_code(board: Board, map_file: Path) -> None:
+    """Refuse a firmware that can call what its first model overwrites. PlatformIO leaves no map to tell that from."""
+    ways = startup_calls(map_file) if map_file.is_file() else []
+    if ways:
+        raise IdfBuildError(
+            f"{board.name}: the running firmware can call code that its first model overwrites: {ways[0]} "
+            f"({len(ways)} such ways; components/tvit/arena.ld)"
+        )
 
 
 def _firmware(folder: Path, build_id: str) -> IdfFirmware:

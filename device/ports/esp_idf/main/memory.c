@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory.h"
 
+#include <string.h>
+
 #include "esp_attr.h"
 #include "esp_flash.h"
 #include "esp_heap_caps.h"
@@ -25,7 +27,7 @@ memory_facts memory_found;
 static tvit_port_memory memories[3];
 
 // From arena.ld; the heap leaves this range alone.
-extern uint8_t tvit_arena[], tvit_arena_end[];
+extern uint8_t tvit_arena[], tvit_arena_startup_data_end[], tvit_arena_end[];
 SOC_RESERVE_MEMORY_REGION((intptr_t)tvit_arena, (intptr_t)tvit_arena_end, arena);
 
 // For a board without PSRAM. The slow memory of the RTC is good enough for 16 bytes an operator.
@@ -93,7 +95,10 @@ void memory_find(tvit_port *port) {
     map_model(port);
     use_psram(port);
     esp_flash_get_physical_size(NULL, &memory_found.flash);
-    end_ipc_tasks(); // from here on, nothing may call what arena.ld puts into the arena, nor esp_ipc_call()
+    // From here on, nothing may call what arena.ld puts into the arena, nor esp_ipc_call(). Zeros are the instruction
+    // ILL: a call that is overlooked panics at once, with its place, and not only after a model has overwritten it.
+    end_ipc_tasks();
+    memset(tvit_arena, 0, (size_t)(tvit_arena_startup_data_end - tvit_arena));
 
     port->arena = tvit_arena;
     port->arena_bytes = (uint32_t)(tvit_arena_end - tvit_arena);

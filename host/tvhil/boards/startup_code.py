@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the firmware of an ESP32-S3 can still call of the code that its first model overwrites.
+
+`device/ports/esp_idf/components/tvit/arena.ld` places code that only starts the system up in the arena. After
+memory_find() nothing may call it any more. Here that is proved of a build, from the linker's map and the relocations of
+the objects that it lists: a section that refers to another one, by a call, a literal or a table, may call it. What
+runs after the start is the firmware itself, the handlers of interrupts and faults, and the idle tasks.
+
+It proves too much rather than too little, with one exception: a pointer that code of the start has stored in RAM.
+The handlers that ESP-IDF installs in this way are among the roots for that reason.
+
+Source: Tool Interface Standard, "Executable and Linking Format", 1.2 (relocations: Elf32_Rela); ar(5).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tvhil.errors import InputError
+
+OVERWRITTEN = re.compile(r"\.arena\.startup")  # output sections of arena.ld
+FIRMWARE = re.compile(r"\blib(?:main|tvit)\.a\(")  # the objects that are roots
+START = re.compile(r"\blibmain\.a\(memory\.c\.o")  # but this one: it is the end of the start
+END_OF_START = "memory_find"  # called by the firmware, once
+HANDLERS = (
+    "_xt_lowint1", "_xt_medint2", "_xt_medint3", "xt_highint4", "xt_highint5", "xt_nmi", "_xt_user_exc", "_xt_panic",
+    "panicHandler", "xt_unhandled_exception", "esp_panic_handler", "__wrap_esp_panic_handler", "abort",
+    "esp_restart", "esp_restart_noos", "esp_crosscore_isr", "SysTickIsrHandler", "task_wdt_isr",
+    "task_wdt_timeout_handling", "prvIdleTask", "esp_vApplicationIdleHook", "esp_vApplicationTickHook",
+    "vApplicationStackOverflowHook",
+)  # fmt: skip
+
+_SYMTAB, _RELA = 2, 4  # types of sections
+_NOT_CODE = re.compile(r"\.(debug|xt\.|xtensa|eh_frame|comment)")
+_Section = tuple[str, int]  # an object of the map, and the number of the section in it
+
+
+@dataclass
+class _Object:
+    """What one object file says.
+
+    Attributes:
+        sections: their names, by number.
+        defined: symbols, and the sections that they are in.
+        exported: those of them that other objects see.
+        refers: sections by number, or symbols by name, that each section refers to.
+    """
+
+    sections: list[str] = field(default_factory=list)
+    defined: dict[str, int] = field(default_factory=dict)
+    exported: dict[str, int] = field(default_factory=dict)
+    refers: dict[int, set[int | str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def startup_calls(map_file: Path, extra_roots: Iterable[str] = ()) -> list[str]:
+    """The ways from what runs after the start into code that is overwritten, as 'caller < … < overwritten' backwards.
+
+    Args:
+        map_file: of the linker, in the folder that it ran in.
+        extra_roots: functions that run after the start, besides the firmware and the handlers.
+
+    Raises:
+        InputError: the map or an object of it cannot be read, or the map has no such code.
+    """
+    placed = _placed(map_file)
+    overwritten = {(name, section) for name, section, output in placed if OVERWRITTEN.match(output)}
+    if not overwritten:
+        raise InputError(f"{map_file}: nothing lies in .arena.startup: is it the map of this firmware?")
+    objects = {name: _read(map_file.parent, name) for name in dict.fromkeys(name for name, _, _ in placed)}
+    kept = {(name, section) for name, section, _ in placed}
+    exported = {
+        symbol: (name, number)
+        for name, one in objects.items()
+        for symbol, number in one.exported.items()
+        if (name, one.sections[number]) in kept
+    }
+    roots = [
+        (name, number)
+        for name, one in objects.items()
+        if FIRMWARE.search(name) and not START.search(name)
+        for number, section in enumerate(one.sections)
+        if (name, section) in kept
+    ]
+    for symbol in (*HANDLERS, *extra_roots):
+        roots += [(name, one.defined[symbol]) for name, one in objects.items() if symbol in one.defined]
+    came_from: dict[_Section, _Section | None] = dict.fromkeys(roots)
+    open_ends = deque(came_from)
+    while open_ends:  # the shortest ways first
+        at = open_ends.popleft()
+        for target in sorted(objects[at[0]].refers[at[1]], key=str):
+            if isinstance(target, str):
+                found = None if target == END_OF_START else exported.get(target)
+            else:
+                found = (at[0], target)
+            if found is not None and found not in came_from:
+                came_from[found] = at
+                open_ends.append(found)
+    reached = [at for at in came_from if (at[0], objects[at[0]].sections[at[1]]) in overwritten]
+    return sorted(_way(at, came_from, objects) for at in reached)
+
+
+def _way(at: _Section, came_from: dict[_Section, _Section | None], objects: dict[str, _Object]) -> str:
+    names: list[str] = []
+    step: _Section | None = at
+    while step is not None:
+        function = re.sub(r"^\.(literal|text|iram1|rodata|data|bss)\.?", "", objects[step[0]].sections[step[1]])
+        file = re.sub(r"(\.c|\.S)?\.o(bj)?\)?$", "", re.split(r"[/(]", step[0])[-1])
+        name = f"{file}:{function}" if function else file
+        if not names or names[-1] != name:
+            names.append(name)
+        step = came_from[step]
+    return " < ".join(names)
+
+
+def _placed(map_file: Path) -> list[tuple[str, str, str]]:
+    """Object, section of it, output section: of all that has been linked."""
+    try:
+        text = map_file.read_text(errors="replace")
+    except OSError as error:
+        raise InputError(f"{map_file}: {error.strerror}") from None
+    _, _, text = text.partition("Linker script and memory map")
+    text = re.sub(r"^( ?\.\S+)\n +(0x)", r"\1 \2", text, flags=re.MULTILINE)  # a long name has a line of its own
+    found, output = [], ""
+    for line in text.splitlines():
+        if match := re.match(r"(\.\S+)", line):
+            output = match[1]
+        elif (match := re.match(r" (\.\S+) +0x[0-9a-f]+ +(0x[0-9a-f]+) (\S.*)$", line)) and int(match[2], 16):
+            found.append((match[3], match[1], output))
+    return found
+
+
+def _read(folder: Path, name: str) -> _Object:
+    """An object of the map: `a.o`, or `lib.a(a.o)`."""
+    archive, member = (match[1], match[2]) if (match := re.fullmatch(r"(.*\.a)\((.*)\)", name)) else (name, "")
+    try:
+        content = (folder / archive).read_bytes()
+        if member:
+            content = next(data for member_name, data in _members(content) if member_name == member)
+        return _parse(content)
+    except OSError as error:
+        raise InputError(f"{folder / archive}: {error.strerror}") from None
+    except (StopIteration, struct.error, ValueError, IndexError):
+        raise InputError(f"{folder / name}: this is no object of the linked firmware") from None
+
+
+def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Those of an archive, by ar(5) with GNU's table of long names."""
+    long_names, at = b"", 8
+    while at + 60 <= len(content):
+        name, size = content[at : at + 16].rstrip(), int(content[at + 48 : at + 58])
+        data = content[at + 60 : at + 60 + size]
+        if name == b"//":
+            long_names = data
+        elif name != b"/":
+            if name.startswith(b"/"):
+                name = long_names[int(name[1:]) :].partition(b"\n")[0]
+            yield name.rstrip(b"/").decode(), data
+        at += 60 + size + size % 2
+
+
+def _parse(content: bytes) -> _Object:
+    """A relocatable ELF file of 32 bits, little-endian."""
+    if content[:6] != b"\x7fELF\x01\x01":
+        raise ValueError
+    table, size, count, names_at = *struct.unpack_from("<I", content, 32), *struct.unpack_from("<HHH", content, 46)
+    headers = [struct.unpack_from("<10I", content, table + i * size) for i in range(count)]
+
+    def text(strings: int, offset: int) -> str:
+        start = headers[strings][4] + offset
+        return content[start : content.index(b"\0", start)].decode()
+
+    one = _Object([text(names_at, header[0]) for header in headers])
+    symbols: list[int | str | None] = []  # the section of one, or the name of one that is elsewhere
+    for header in headers:
+        if header[1] != _SYMTAB:
+            continue
+        for at in range(header[4], header[4] + header[5], 16):
+            name, _, _, info, _, section = struct.unpack_from("<IIIBBH", content, at)
+            label = text(header[6], name)
+            inside = 0 < section < count
+            symbols.append(section if inside else label if section == 0 else None)
+            if inside and label:
+                one.defined[label] = section
+                if info >> 4:
+                    one.exported[label] = section
+    for header in headers:
+        owner = header[7]
+        if header[1] != _RELA or _NOT_CODE.match(one.sections[owner]):
+            continue
+        for at in range(header[4], header[4] + header[5], 12):
+            target = symbols[struct.unpack_from("<I", content, at + 4)[0] >> 8]
+            if target not in (None, "", owner):
+                one.refers[owner].add(target)
+    return one
