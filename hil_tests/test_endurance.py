@@ -17,6 +17,7 @@ from tvhil.packing import pack_vit, read_model
 from tvhil.packing.random_vit import random_vit
 from tvhil.prediction import Predictor
 
+LEAST_FREE_HEAP = 512  # bytes; a few of the small blocks that an operating system takes while it runs
 DRIFT = 0.02  # of the mean of cycles between the first and the last quarter
 
 
@@ -53,6 +54,15 @@ def test_consecutive_runs_do_not_drift(device, image, expected, runs, figure, st
     figure("tvhil_run", unit, "mean of consecutive runs of one image", mean)
     figure("tvhil_run_drift", "ratio", "last quarter of the runs against the first", drift)
     figure("tvhil_runs", "count", "consecutive runs with equal logits", runs)
+
+
+def test_the_heap_has_never_been_full(device, image, figure):
+    device.run(image)
+    told = device.client.info().details.get("least_free_heap")
+    if told is None:
+        pytest.skip("this board has no heap, or does not tell what it has left")
+    figure("tvhil_least_free_heap", "bytes", "the least that the heap ever had left", int(told))
+    assert int(told) >= LEAST_FREE_HEAP
 
 
 def test_operators_and_the_remainder_are_the_whole_run(device, image, model, figure, steady):

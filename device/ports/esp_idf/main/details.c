@@ -2,9 +2,11 @@
 #include "details.h"
 
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "esp_chip_info.h"
+#include "esp_heap_caps.h"
 #include "esp_idf_version.h"
 #include "esp_mac.h"
 #include "memory.h"
@@ -24,6 +26,8 @@
 #endif
 
 static char *end_of_text, *limit;
+static char *last_line; // the one that changes
+static size_t least_free_heap;
 
 __attribute__((format(printf, 1, 2))) static void add(const char *format, ...) {
     va_list arguments;
@@ -61,4 +65,15 @@ void details_write(char *text, size_t bytes, const char *why_portable) {
     if (memory_found.model_error) add("model_error=%s\n", memory_found.model_error);
     if (why_portable) add("portable_kernels_because=%s\n", why_portable);
     add("idf=%s\ncompiler=gcc %s\n", esp_get_idf_version(), __VERSION__);
+    last_line = end_of_text;
+    least_free_heap = SIZE_MAX;
+    details_refresh();
+}
+
+void details_refresh(void) {
+    const size_t bytes = heap_caps_get_minimum_free_size(MALLOC_CAP_INTERNAL | MALLOC_CAP_8BIT);
+    if (bytes >= least_free_heap) return;
+    least_free_heap = bytes;
+    end_of_text = last_line;
+    add("least_free_heap=%lu\n", (unsigned long)bytes);
 }

@@ -45,6 +45,7 @@ static void keep_alive(void *user) {
 
 static void idle(void *user) {
     (void)user;
+    details_refresh();
     line_wait();
     esp_task_wdt_reset();
 }
