@@ -76,7 +76,7 @@ void tvit_handle_model_info(tvit_server *server, const tvit_frame *frame) {
     memcpy(p, model->header->signature, 32);
     memcpy(p + 32, info->name, 64);
     tvit_put_u32(p + 96, model->header->file_bytes);
-    tvit_put_u32(p + 100, tvit_needed_arena(server));
+    tvit_put_u32(p + 100, (uint32_t)tvit_arena_bytes(model));
     tvit_put_u32(p + 104, model->plan->scratch_bytes);
     tvit_put_u32(p + 108, model->tensor_count);
     tvit_put_u32(p + 112, model->operator_count);

@@ -15,12 +15,8 @@ static uint32_t arena_paint(uint32_t word) {
     return word * 0x9e3779b1u ^ 0xa5a5a5a5u;
 }
 
-uint32_t tvit_needed_arena(const tvit_server *server) {
-    return (uint32_t)tvit_split_arena_bytes(&server->model, server->context.scratch_bytes);
-}
-
 void tvit_paint_arena(tvit_server *server) {
-    const uint32_t planned = tvit_needed_arena(server);
+    const uint32_t planned = (uint32_t)tvit_arena_bytes(&server->model);
     const uint32_t room = (uint32_t)server->context.arena_bytes & ~(ARENA_ALIGN - 1u);
     server->observed_arena = room - planned < ARENA_GUARD ? room : planned + ARENA_GUARD;
     uint32_t *words = (uint32_t *)(void *)server->context.arena;
@@ -73,7 +69,7 @@ void tvit_handle_memory(tvit_server *server, const tvit_frame *frame, int repeat
     const int model = server->have_model;
     const uint32_t report[TVIT_LINK_MEMORY_BYTES / 4] = {
         model ? (uint32_t)server->context.arena_bytes : port->arena_bytes,
-        model ? tvit_needed_arena(server) : 0,
+        model ? (uint32_t)tvit_arena_bytes(&server->model) : 0,
         model ? arena_used(server) : 0,
         model ? server->observed_arena : 0,
         (uint32_t)((uintptr_t)port->stack_high - (uintptr_t)port->stack_low),

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-// In the arena where the model fits it; else its tensors in the external arena, if there is one.
+// In the arena where the model fits it; else in the external one, if there is one, but for its first bytes.
 static tvit_status place(tvit_server *server) {
     const tvit_port *port = server->port;
     const tvit_status status = tvit_init(&server->context, &server->model, port->arena, port->arena_bytes);

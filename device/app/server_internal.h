@@ -31,7 +31,6 @@ void tvit_use_ram_model(tvit_server *server, uint32_t bytes);
 uint32_t tvit_model_missing(const tvit_server *server);
 
 // memory.c
-uint32_t tvit_needed_arena(const tvit_server *server); // by the model in use, of the arena that it lies in
 void tvit_paint_stack(tvit_server *server);
 void tvit_paint_arena(tvit_server *server);
 void tvit_handle_memory(tvit_server *server, const tvit_frame *frame, int repeated);

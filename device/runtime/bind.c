@@ -4,19 +4,19 @@
 
 typedef struct {
     const tvit_model *model;
-    uint8_t *arena;     // NULL: pointers into it are NULL
-    tvit_layout layout; // of the kernels that run the model
+    const tvit_context *context; // NULL: pointers into its arena are NULL
+    tvit_layout layout;          // of the kernels that run the model
 } binder;
 
 // Row and column of a tensor; in token blocks the block that holds the row.
 static void *values(const binder *b, uint32_t tensor, uint32_t row, uint32_t column) {
-    if (!b->arena) return NULL;
+    if (!b->context) return NULL;
     const tvit_tensor *t = &b->model->tensors[tensor];
     if (tvit_tensor_layout(b->model, tensor, b->layout) == TVIT_LAYOUT_TOKEN_BLOCKS) {
         row -= row % TVIT_BLOCK_TOKENS;
         column *= TVIT_BLOCK_TOKENS;
     }
-    return b->arena + b->model->tensor_offsets[tensor] + (row * t->columns + column) * tvit_element_bytes(t);
+    return (uint8_t *)tvit_tensor_data(b->context, tensor) + (row * t->columns + column) * tvit_element_bytes(t);
 }
 
 static uint32_t lane(const binder *b, uint32_t row) {
@@ -25,10 +25,8 @@ static uint32_t lane(const binder *b, uint32_t row) {
 
 // Only models with per-token scales have multipliers, and those run in rows.
 static uint16_t *multipliers(const binder *b, uint32_t tensor, uint32_t row) {
-    const tvit_tensor *t = &b->model->tensors[tensor];
-    if (!b->arena || !(t->flags & TVIT_TENSOR_PER_TOKEN)) return NULL;
-    uint32_t at = b->model->tensor_offsets[tensor] + tvit_aligned(tvit_tensor_value_bytes(t));
-    return (uint16_t *)(b->arena + at) + row;
+    uint16_t *first = b->context ? tvit_tensor_multipliers(b->context, tensor) : NULL;
+    return first ? first + row : NULL;
 }
 
 static uint64_t join(uint32_t low, uint32_t high) {
@@ -132,10 +130,10 @@ static void bind_mean_pool(const binder *b, const tvit_operator *op, tvit_mean_p
     };
 }
 
-void tvit_bind_operator(const tvit_model *model, uint32_t index, tvit_layout layout, uint8_t *arena,
+void tvit_bind_operator(const tvit_model *model, uint32_t index, tvit_layout layout, const tvit_context *context,
                         tvit_operator_args *args) {
     const tvit_operator *op = &model->operators[index];
-    const binder b = {model, arena, layout};
+    const binder b = {model, context, layout};
     switch (op->kind) {
     case TVIT_OP_PATCH_EMBED:
         bind_patch_embed(&b, op, &args->patch_embed);

@@ -52,50 +52,35 @@ static uint32_t copied_image_bytes(const tvit_model *model, uint32_t index) {
     return image < end && output < image + bytes ? bytes : 0;
 }
 
-// Bytes of an operator's scratch and, following it, of its copy of the image.
+// What an operator has behind the planned arena: its scratch, then its copy of the image.
 typedef struct {
     uint32_t scratch, image;
-} work_bytes;
+} extra_bytes;
 
-// Both in a memory of their own. wanted: bytes of scratch, by the kernel.
-static work_bytes apart(const tvit_model *model, uint32_t index, size_t wanted) {
-    return (work_bytes){tvit_aligned((uint32_t)wanted), tvit_aligned(copied_image_bytes(model, index))};
+// bytes: of the scratch that its kernel wants.
+static extra_bytes behind_arena(const tvit_model *model, uint32_t index, size_t bytes) {
+    uint32_t scratch = bytes > model->scratches[index].bytes ? tvit_aligned((uint32_t)bytes) : 0;
+    return (extra_bytes){scratch, tvit_aligned(copied_image_bytes(model, index))};
 }
 
-// What of them lies behind the planned arena.
-static work_bytes behind_arena(const tvit_model *model, uint32_t index, size_t wanted) {
-    work_bytes bytes = apart(model, index, wanted);
-    if (wanted <= model->scratches[index].bytes) bytes.scratch = 0;
-    return bytes;
-}
-
-static size_t sum(work_bytes bytes) {
-    return (size_t)bytes.scratch + bytes.image;
-}
-
-size_t tvit_split_arena_bytes(const tvit_model *model, size_t scratch_bytes) {
+size_t tvit_arena_bytes(const tvit_model *model) {
     size_t most = 0;
     for (uint32_t i = 0; i < model->operator_count; i++) {
-        size_t wanted = tvit_operator_scratch_bytes(model, i);
-        if (sum(apart(model, i, wanted)) <= scratch_bytes) continue;
-        size_t bytes = sum(behind_arena(model, i, wanted));
+        extra_bytes extra = behind_arena(model, i, tvit_operator_scratch_bytes(model, i));
+        size_t bytes = (size_t)extra.scratch + extra.image;
         if (bytes > most) most = bytes;
     }
     size_t planned = model->plan->arena_bytes;
     return most > SIZE_MAX - planned ? SIZE_MAX : planned + most; // more than any 32-bit machine has
 }
 
-size_t tvit_arena_bytes(const tvit_model *model) {
-    return tvit_split_arena_bytes(model, 0);
-}
-
-tvit_status tvit_init_split(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes,
-                            void *scratch, size_t scratch_bytes) {
-    if (!context || !model || !arena || (!scratch && scratch_bytes)) return TVIT_BAD_ARGUMENT;
-    if ((uintptr_t)arena % TVIT_ALIGN || (uintptr_t)scratch % TVIT_ALIGN) return TVIT_MISALIGNED;
-    if (arena_bytes < tvit_split_arena_bytes(model, scratch_bytes)) return TVIT_ARENA_TOO_SMALL;
+tvit_status tvit_init_split(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes, void *fast,
+                            size_t fast_bytes) {
+    if (!context || !model || !arena || (!fast && fast_bytes)) return TVIT_BAD_ARGUMENT;
+    if ((uintptr_t)arena % TVIT_ALIGN || (uintptr_t)fast % TVIT_ALIGN) return TVIT_MISALIGNED;
+    if (arena_bytes < tvit_arena_bytes(model)) return TVIT_ARENA_TOO_SMALL;
     *context = (tvit_context){
-        .model = model, .arena = arena, .arena_bytes = arena_bytes, .scratch = scratch, .scratch_bytes = scratch_bytes};
+        .model = model, .arena = arena, .arena_bytes = arena_bytes, .fast = fast, .fast_bytes = fast_bytes};
     return TVIT_OK;
 }
 
@@ -136,22 +121,18 @@ static void run_operator(const tvit_context *context, uint32_t index) {
     static const tvit_team alone = {.part = 0, .parts = 1, .barrier = NULL};
     const tvit_model *model = context->model;
     const tvit_cores *cores = context->cores;
-    uint8_t *work_area = context->arena + model->plan->arena_bytes; // of scratch that was not planned
+    uint8_t *behind = context->arena + model->plan->arena_bytes;
     job j = {.table = tvit_kernels_for(model), .kind = model->operators[index].kind};
-    tvit_bind_operator(model, index, j.table->layout, context->arena, &j.args);
-    const size_t wanted = buffer_size(j.table, j.kind, &j.args);
-    work_bytes bytes = apart(model, index, wanted);
-    if (context->scratch && sum(bytes) <= context->scratch_bytes)
-        work_area = context->scratch;
-    else
-        bytes = behind_arena(model, index, wanted);
-    j.scratch = bytes.scratch ? work_area : context->arena + model->scratches[index].offset;
-    if (bytes.image) {
-        const uint32_t *from = (const uint32_t *)(context->arena + model->tensor_offsets[0]);
-        uint32_t *to = (uint32_t *)(work_area + bytes.scratch);
-        for (uint32_t word = 0; word < bytes.image / sizeof *to; word++)
+    tvit_bind_operator(model, index, j.table->layout, context, &j.args);
+    const tvit_plan_scratch *planned = &model->scratches[index];
+    extra_bytes extra = behind_arena(model, index, buffer_size(j.table, j.kind, &j.args));
+    j.scratch = extra.scratch ? behind : tvit_place(context, planned->offset, planned->bytes);
+    if (extra.image) {
+        const uint32_t *from = tvit_tensor_data(context, 0);
+        uint32_t *to = (uint32_t *)(behind + extra.scratch);
+        for (uint32_t word = 0; word < extra.image / sizeof *to; word++)
             to[word] = from[word];
-        j.args.patch_embed.image = work_area + bytes.scratch;
+        j.args.patch_embed.image = behind + extra.scratch;
     }
     if (cores && cores->cores > 1 && j.table->parallel)
         cores->run(cores->user, work, &j);

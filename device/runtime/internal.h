@@ -40,10 +40,16 @@ typedef union {
     tvit_mean_pool_args mean_pool;
 } tvit_operator_args;
 
-// An operator's arguments for kernels of this layout. Without an arena (NULL) the pointers into it are NULL: enough for
-// *_buffer_size.
-void tvit_bind_operator(const tvit_model *model, uint32_t index, tvit_layout layout, uint8_t *arena,
+// An operator's arguments for kernels of this layout. Without a context (NULL) the pointers into its arena are NULL:
+// enough for *_buffer_size.
+void tvit_bind_operator(const tvit_model *model, uint32_t index, tvit_layout layout, const tvit_context *context,
                         tvit_operator_args *args);
+
+// Where these bytes of the planned arena lie.
+static inline uint8_t *tvit_place(const tvit_context *context, uint32_t offset, size_t bytes) {
+    const int is_fast = bytes <= context->fast_bytes && offset <= context->fast_bytes - bytes;
+    return (is_fast && context->fast ? context->fast : context->arena) + offset;
+}
 
 // The layout of a tensor, where the activations have this one.
 tvit_layout tvit_tensor_layout(const tvit_model *model, uint32_t tensor, tvit_layout activations);

@@ -81,6 +81,7 @@ uint32_t tvit_image_lead(const tvit_model *model) {
 // What has a place in the arena: the tensors, then the operators' scratches.
 typedef struct {
     uint32_t offset, bytes; // bytes a multiple of 16
+    uint32_t reads;         // how often each byte is read or written, about
     lifetime life;
 } item;
 
@@ -115,18 +116,40 @@ static uint32_t first_fit(const layout *l, uint32_t i, uint32_t placed) {
     return at;
 }
 
+// Give item i its offset, after `placed` others.
+static void put(layout *l, uint32_t i, uint32_t offset, uint32_t placed) {
+    uint32_t at = placed;
+    l->items[i].offset = offset;
+    for (; at > 0 && l->items[l->placed[at - 1]].offset > offset; at--)
+        l->placed[at] = l->placed[at - 1];
+    l->placed[at] = (uint16_t)i;
+}
+
 // Place the items in order; the bytes they need.
 static uint32_t place(layout *l) {
     uint32_t most = 0;
     for (uint32_t placed = 0; placed < l->count; placed++) {
-        uint32_t i = l->order[placed], at = placed;
-        item *mine = &l->items[i];
-        mine->offset = first_fit(l, i, placed);
-        if (mine->offset + mine->bytes > most) most = mine->offset + mine->bytes;
-        for (; at > 0 && l->items[l->placed[at - 1]].offset > mine->offset; at--)
-            l->placed[at] = l->placed[at - 1];
-        l->placed[at] = (uint16_t)i;
+        uint32_t i = l->order[placed];
+        put(l, i, first_fit(l, i, placed), placed);
+        if (l->items[i].offset + l->items[i].bytes > most) most = l->items[i].offset + l->items[i].bytes;
     }
+    return most;
+}
+
+// The same, but first those that fit into the first fast_bytes as a whole.
+static uint32_t place_split(layout *l, uint32_t fast_bytes) {
+    uint32_t placed = 0, rest = 0, most = 0;
+    for (uint32_t n = 0; n < l->count; n++) {
+        uint32_t i = l->order[n], at = first_fit(l, i, placed);
+        if ((uint64_t)at + l->items[i].bytes <= fast_bytes)
+            put(l, i, at, placed++);
+        else
+            l->order[rest++] = (uint16_t)i;
+    }
+    for (uint32_t n = 0; n < rest; n++)
+        put(l, l->order[n], first_fit(l, l->order[n], placed), placed), placed++;
+    for (uint32_t i = 0; i < l->count; i++)
+        if (l->items[i].offset + l->items[i].bytes > most) most = l->items[i].offset + l->items[i].bytes;
     return most;
 }
 
@@ -144,7 +167,7 @@ static uint32_t find_loads(const layout *l, uint32_t *loads, uint32_t count) {
 }
 
 // What an order goes by first; among equals the larger item comes first, then the lower number.
-enum { BY_SIZE, BY_LIFETIME, BY_AREA, BY_LOAD, BY_START, ORDERS };
+enum { BY_SIZE, BY_LIFETIME, BY_AREA, BY_LOAD, BY_START, ORDERS, BY_READS = ORDERS };
 
 static uint64_t rank(const layout *l, const uint32_t *loads, uint32_t i, int order) {
     const item *mine = &l->items[i];
@@ -158,6 +181,8 @@ static uint64_t rank(const layout *l, const uint32_t *loads, uint32_t i, int ord
         for (int32_t at = mine->life.first; at <= mine->life.last; at++)
             if (loads[at + 1] > load) load = loads[at + 1];
         return load;
+    case BY_READS:
+        return mine->reads;
     case BY_START:
         return (uint32_t)(TVIT_MAX_OPERATORS - mine->life.first);
     default:
@@ -196,9 +221,52 @@ static tvit_status find_items(const tvit_model *model, layout *l) {
         mine->life = i < l->tensors ? life[i] : (lifetime){(int16_t)op, (int16_t)op};
         mine->bytes = tvit_aligned((uint32_t)bytes);
         mine->offset = 0;
+        mine->reads = 0;
         total += (uint64_t)bytes + TVIT_ALIGN;
     }
     return total < UNPLACED ? TVIT_OK : TVIT_ARENA_TOO_SMALL; // of any 32-bit machine
+}
+
+// Every output channel of a linear operator reads all of the input; every block of queries the keys and values, and
+// both often use the scratch. Anything else is touched a few times.
+static void find_reads(const tvit_model *model, layout *l) {
+    for (uint32_t i = 0; i < l->count; i++)
+        l->items[i].reads = i >= l->tensors; // scratch before tensors
+    for (uint32_t i = 0; i < model->operator_count; i++) {
+        const tvit_operator *op = &model->operators[i];
+        item *scratch = &l->items[l->tensors + i];
+        const uint32_t blocks = 1 + model->info->tokens / TVIT_BLOCK_TOKENS;
+        if (op->kind == TVIT_OP_LINEAR) l->items[op->input[0]].reads += op->param.linear.n;
+        if (op->kind == TVIT_OP_PATCH_EMBED) scratch->reads += op->param.patch_embed.n;
+        if (op->kind == TVIT_OP_ATTENTION) {
+            scratch->reads += blocks * op->param.attention.heads;
+            l->items[op->input[1]].reads += blocks;
+            l->items[op->input[2]].reads += blocks;
+        }
+    }
+}
+
+static void tell(const layout *l, uint32_t arena_bytes, tvit_plan_result *result, uint32_t *offsets,
+                 tvit_plan_scratch *scratches) {
+    *result = (tvit_plan_result){.arena_bytes = arena_bytes};
+    for (uint32_t i = 0; i < l->tensors; i++)
+        offsets[i] = l->items[i].offset;
+    for (uint32_t i = l->tensors; i < l->count; i++) {
+        scratches[i - l->tensors] = (tvit_plan_scratch){l->items[i].offset, l->items[i].bytes};
+        if (l->items[i].bytes > result->scratch_bytes) result->scratch_bytes = l->items[i].bytes;
+    }
+}
+
+tvit_status tvit_plan_split(const tvit_model *model, uint32_t fast_bytes, tvit_plan_result *result, uint32_t *offsets,
+                            tvit_plan_scratch *scratches) {
+    layout l;
+    if (!model || !result || !offsets || !scratches) return TVIT_BAD_ARGUMENT;
+    tvit_status status = find_items(model, &l);
+    if (status) return status;
+    find_reads(model, &l);
+    sort(&l, NULL, BY_READS, 0);
+    tell(&l, place_split(&l, fast_bytes), result, offsets, scratches);
+    return TVIT_OK;
 }
 
 tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets,
@@ -216,14 +284,8 @@ tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_
         sort(&l, loads, order / 2, order % 2);
         uint32_t arena = place(&l);
         if (arena >= result->arena_bytes) continue;
-        result->arena_bytes = arena;
-        for (uint32_t i = 0; i < l.tensors; i++)
-            offsets[i] = l.items[i].offset;
-        for (uint32_t i = l.tensors; i < l.count; i++)
-            scratches[i - l.tensors] = (tvit_plan_scratch){l.items[i].offset, l.items[i].bytes};
+        tell(&l, arena, result, offsets, scratches);
     }
-    for (uint32_t i = 0; i < model->operator_count; i++)
-        if (scratches[i].bytes > result->scratch_bytes) result->scratch_bytes = scratches[i].bytes;
     return TVIT_OK;
 }
 

@@ -25,20 +25,21 @@ size_t tvit_tensor_bytes(const tvit_model *model, uint32_t tensor) {
 
 void *tvit_tensor_data(const tvit_context *context, uint32_t tensor) {
     const tvit_model *model = context->model;
-    return tensor < model->tensor_count ? context->arena + model->tensor_offsets[tensor] : NULL;
+    if (tensor >= model->tensor_count) return NULL;
+    return tvit_place(context, model->tensor_offsets[tensor], tvit_tensor_bytes(model, tensor));
 }
 
 uint16_t *tvit_tensor_multipliers(const tvit_context *context, uint32_t tensor) {
     const tvit_model *model = context->model;
     if (tensor >= model->tensor_count || !(model->tensors[tensor].flags & TVIT_TENSOR_PER_TOKEN)) return NULL;
-    uint32_t at = model->tensor_offsets[tensor] + tvit_aligned(tvit_tensor_value_bytes(&model->tensors[tensor]));
-    return (uint16_t *)(context->arena + at);
+    uint32_t values = tvit_aligned(tvit_tensor_value_bytes(&model->tensors[tensor]));
+    return (uint16_t *)((uint8_t *)tvit_tensor_data(context, tensor) + values);
 }
 
 void tvit_read_tensor(const tvit_context *context, uint32_t tensor, uint32_t offset, uint32_t bytes, void *out) {
     const tvit_model *model = context->model;
     const tvit_tensor *t = &model->tensors[tensor];
-    const uint8_t *data = context->arena + model->tensor_offsets[tensor];
+    const uint8_t *data = tvit_tensor_data(context, tensor);
     uint8_t *to = out, *end = to + bytes;
     if (tvit_tensor_layout(model, tensor, tvit_kernels_for(model)->layout) == TVIT_LAYOUT_ROWS) {
         for (data += offset; to != end; data++)

@@ -67,7 +67,7 @@ static int8_t *decode(const tvit_ternary_matrix *m) {
 void running_reference_operator(running_model *r, uint32_t index) {
     tvit_operator_args args;
     int8_t *trits;
-    tvit_bind_operator(&r->model, index, TVIT_LAYOUT_ROWS, r->arena, &args);
+    tvit_bind_operator(&r->model, index, TVIT_LAYOUT_ROWS, &r->context, &args);
     switch (r->model.operators[index].kind) {
     case TVIT_OP_PATCH_EMBED:
         trits = decode(&args.patch_embed.weights);

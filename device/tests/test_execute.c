@@ -88,11 +88,11 @@ static void test_first_row_selects_the_rows_of_the_input(void) {
     ops[HEAD].input[0] = X;
     tvit_operator_args args;
     const int16_t *stream = tvit_tensor_data(&r.context, STREAM);
-    tvit_bind_operator(&r.model, NORM, TVIT_LAYOUT_ROWS, r.arena, &args);
+    tvit_bind_operator(&r.model, NORM, TVIT_LAYOUT_ROWS, &r.context, &args);
     CHECK(args.layernorm.input == stream + 2 * SMALL_DIM, "LayerNorm");
-    tvit_bind_operator(&r.model, POOL, TVIT_LAYOUT_ROWS, r.arena, &args);
+    tvit_bind_operator(&r.model, POOL, TVIT_LAYOUT_ROWS, &r.context, &args);
     CHECK(args.mean_pool.input == stream + 2 * SMALL_DIM, "mean pooling");
-    tvit_bind_operator(&r.model, HEAD, TVIT_LAYOUT_ROWS, r.arena, &args);
+    tvit_bind_operator(&r.model, HEAD, TVIT_LAYOUT_ROWS, &r.context, &args);
     CHECK(args.linear.input == (int8_t *)tvit_tensor_data(&r.context, X) + 2 * SMALL_DIM, "linear");
     CHECK(args.linear.input_multipliers == tvit_tensor_multipliers(&r.context, X) + 2, "its multipliers");
     running_stop(&r);
@@ -265,59 +265,103 @@ static uint32_t damage(const uint8_t *memory, size_t bytes) {
     return count;
 }
 
-// The most up to `room` that an operator has apart from the tensors, its copy of the image included.
-static size_t most_scratch(const tvit_model *model, size_t image, size_t room) {
-    size_t most = 0;
+// The end of the last item of the plan that lies in the first `fast` bytes as a whole.
+static uint32_t end_of_fast(const tvit_model *model, uint32_t fast) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        uint32_t end = model->tensor_offsets[i] + (uint32_t)tvit_tensor_bytes(model, i);
+        if (end <= fast && end > most) most = end;
+    }
     for (uint32_t i = 0; i < model->operator_count; i++) {
-        size_t bytes = (tvit_operator_scratch_bytes(model, i) + 15) & ~(size_t)15;
-        if (model->operators[i].kind == TVIT_OP_PATCH_EMBED) bytes += image;
-        if (bytes > most && bytes <= room) most = bytes;
+        uint32_t end = model->scratches[i].offset + model->scratches[i].bytes;
+        if (tvit_operator_scratch_bytes(model, i) <= model->scratches[i].bytes && end <= fast && end > most) most = end;
     }
     return most;
 }
 
-// Scratch of any size beside the tensors: the same logits, every operator's scratch where it fits.
-static void test_tensors_and_scratch_may_lie_in_two_memories(void) {
-    uint8_t image[PIECE_PIXELS];
-    int16_t expected[PIECE_CLASSES];
-    for (uint32_t i = 0; i < PIECE_PIXELS; i++)
-        image[i] = (uint8_t)draw();
-    run_piece_model(0, TVIT_CODEC_2BIT, 0x33, image, expected);
-    for (int overlapping = 0; overlapping < 2; overlapping++) {
-        small_model m = without_scratch();
+// Every operator of a model with its first `fast_bytes` elsewhere, exactly as in one memory.
+static void compare_split(const running_model *original, uint32_t fast_bytes) {
+    running_model expected;
+    const tvit_model *model = &original->model;
+    const size_t bytes = tvit_arena_bytes(model);
+    uint8_t *arena = guarded(bytes), *fast = guarded(fast_bytes);
+    tvit_context context;
+    running_start_unshared(&expected, original);
+    running_draw_image(&expected);
+    CHECK(tvit_init_split(&context, model, arena, bytes - 1, fast, fast_bytes) == TVIT_ARENA_TOO_SMALL, "less");
+    CHECK(tvit_init_split(&context, model, arena, bytes, fast, fast_bytes) == TVIT_OK, "init");
+    memcpy(tvit_tensor_data(&context, 0), tvit_tensor_data(&expected.context, 0), tvit_tensor_bytes(model, 0));
+    for (uint32_t i = 0; i < model->operator_count; i++)
+        running_reference_operator(&expected, i);
+    CHECK(tvit_run(&context, ALL, NULL, NULL) == TVIT_OK, "run");
+    CHECK(running_differences(&context, &expected, model->operator_count - 1) == 0, "%u fast bytes", fast_bytes);
+    CHECK(damage(arena, bytes) == 0 && damage(fast, fast_bytes) == 0, "%u fast bytes", fast_bytes);
+    size_t written = fast_bytes;
+    while (written && fast[written - 1] == 0xa7)
+        written--;
+    CHECK(written <= end_of_fast(model, fast_bytes), "%zu of %u bytes", written, fast_bytes);
+    CHECK((written > 0) == (end_of_fast(model, fast_bytes) > 0), "%zu of %u bytes", written, fast_bytes);
+    free(arena - GUARD);
+    free(fast - GUARD);
+    running_stop(&expected);
+}
+
+static void test_the_first_bytes_of_an_arena_may_lie_elsewhere(void) {
+    for (int which = 0; which < 4; which++) {
+        small_model file = which < 2 ? small_model_make(which, 0) : piece_model_make(which & 1, TVIT_CODEC_GAPS);
+        running_model r;
+        running_start(&r, &file, 0);
+        for (uint32_t fast = 0; fast <= r.model.plan->arena_bytes + 16; fast += 112)
+            compare_split(&r, fast);
+        compare_split(&r, r.model.plan->arena_bytes);
+        running_stop(&r);
+    }
+}
+
+// Scratch and the copy of the image that were not planned stay behind the arena.
+static void test_what_was_not_planned_lies_behind_an_arena_in_two_memories(void) {
+    small_model m = without_scratch();
+    tvit_model model;
+    small_model_seal(&m);
+    if (tvit_load(&model, m.file, m.bytes, NULL)) abort();
+    m.offsets[P_IMAGE] = m.offsets[P_STREAM] + tvit_image_lead(&model);
+    small_model_seal(&m);
+    running_model r;
+    running_start(&r, &m, 0);
+    CHECK(tvit_arena_bytes(&r.model) > r.model.plan->arena_bytes, "scratch behind the plan");
+    for (uint32_t fast = 0; fast <= r.model.plan->arena_bytes; fast += 112)
+        compare_split(&r, fast);
+    running_stop(&r);
+}
+
+static void test_a_plan_for_two_memories_puts_first_what_is_read_most(void) {
+    for (int which = 0; which < 4; which++) {
+        small_model file = which < 2 ? small_model_make(which, 0) : piece_model_make(which & 1, TVIT_CODEC_GAPS);
         tvit_model model;
-        small_model_seal(&m);
-        if (tvit_load(&model, m.file, m.bytes, NULL)) abort();
-        if (overlapping) m.offsets[P_IMAGE] = m.offsets[P_STREAM] + tvit_image_lead(&model);
-        small_model_seal(&m);
-        if (tvit_load(&model, m.file, m.bytes, NULL)) abort();
-        const size_t copied = overlapping ? PIECE_PIXELS : 0;
-        const size_t most = most_scratch(&model, copied, SIZE_MAX), whole = tvit_arena_bytes(&model);
-        const uint32_t planned = model.plan->arena_bytes;
-        CHECK(most > 0 && whole == planned + most, "%zu bytes behind %u", whole, planned);
-        CHECK(tvit_split_arena_bytes(&model, most) == planned, "all of it fits");
-        CHECK(tvit_split_arena_bytes(&model, most - 16) == whole, "the largest does not");
-        for (size_t scratch_bytes = 0; scratch_bytes <= most + 16; scratch_bytes += most / 7 & ~(size_t)15) {
-            const size_t bytes = tvit_split_arena_bytes(&model, scratch_bytes);
-            uint8_t *arena = guarded(bytes), *scratch = guarded(scratch_bytes);
-            tvit_context context;
-            CHECK(tvit_init_split(&context, &model, arena, bytes - 1, scratch, scratch_bytes) == TVIT_ARENA_TOO_SMALL,
-                  "an arena of less");
-            CHECK(tvit_init_split(&context, &model, arena, bytes, scratch, scratch_bytes) == TVIT_OK, "init");
-            memcpy(tvit_tensor_data(&context, P_IMAGE), image, PIECE_PIXELS);
-            CHECK(tvit_run(&context, ALL, NULL, NULL) == TVIT_OK, "run");
-            CHECK(memcmp(tvit_tensor_data(&context, P_LOGITS), expected, sizeof expected) == 0, "scratch of %zu",
-                  scratch_bytes);
-            CHECK(damage(arena, bytes) == 0 && damage(scratch, scratch_bytes) == 0, "scratch of %zu", scratch_bytes);
-            size_t written = scratch_bytes;
-            while (written && scratch[written - 1] == 0xa7)
-                written--;
-            CHECK(((written + 15) & ~(size_t)15) == most_scratch(&model, copied, scratch_bytes), "%zu of %zu bytes",
-                  written, scratch_bytes);
-            free(arena - GUARD);
-            free(scratch - GUARD);
+        tvit_plan_result result;
+        uint32_t fast = 0;
+        if (tvit_load(&model, file.file, file.bytes, NULL)) abort();
+        for (uint32_t i = 0; i < model.operator_count; i++) // room for any input and any scratch
+            if (model.operators[i].kind == TVIT_OP_LINEAR) {
+                uint32_t bytes = (uint32_t)tvit_tensor_bytes(&model, model.operators[i].input[0]);
+                if (bytes > fast) fast = bytes;
+            }
+        fast = ((fast + 15) & ~15u) + model.plan->scratch_bytes;
+        CHECK(tvit_plan_split(&model, fast, &result, file.offsets, file.scratches) == TVIT_OK, "plan %d", which);
+        *file.plan = (tvit_plan_record){.arena_bytes = result.arena_bytes, .scratch_bytes = result.scratch_bytes};
+        small_model_seal(&file);
+        running_model r;
+        running_start(&r, &file, 0);
+        CHECK(result.arena_bytes > fast, "model %d: %u of %u", which, fast, result.arena_bytes);
+        for (uint32_t i = 0; i < r.model.operator_count; i++) {
+            const tvit_operator *op = &r.model.operators[i];
+            if (op->kind != TVIT_OP_LINEAR) continue;
+            uint32_t t = op->input[0], end = r.model.tensor_offsets[t] + (uint32_t)tvit_tensor_bytes(&r.model, t);
+            CHECK(end <= fast, "model %d, operator %u: its input ends at %u of %u", which, i, end, fast);
         }
-        small_model_free(&m);
+        compare_split(&r, fast);
+        running_stop(&r);
+        CHECK(tvit_plan_split(NULL, fast, &result, NULL, NULL) == TVIT_BAD_ARGUMENT, "no model");
     }
 }
 
@@ -427,7 +471,9 @@ int main(void) {
     RUN(test_the_plan_reuses_the_memory_of_the_image_and_of_dead_activations);
     RUN(test_the_plan_is_as_small_as_the_fullest_operator_needs);
     RUN(test_scratch_that_was_not_planned_lies_behind_the_arena);
-    RUN(test_tensors_and_scratch_may_lie_in_two_memories);
+    RUN(test_the_first_bytes_of_an_arena_may_lie_elsewhere);
+    RUN(test_what_was_not_planned_lies_behind_an_arena_in_two_memories);
+    RUN(test_a_plan_for_two_memories_puts_first_what_is_read_most);
     RUN(test_an_unfit_second_memory_is_refused);
     RUN(test_the_image_may_lie_in_the_stream_behind_its_lead);
     RUN(test_the_plan_lets_image_and_stream_overlap);

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from contextlib import ExitStack
 
@@ -12,18 +13,19 @@ import pytest
 from board_programs import missing_tools
 from link_boards import environment, native_board
 
-from tvhil.boards import load_board
+from tvhil.boards import list_boards, load_board
 from tvhil.boards.board import boards_dir
 from tvhil.errors import InputError
 from tvhil.evaluation.session import open_device
 from tvhil.link import LinkClient, RemoteError
 from tvhil.link.transports import ProcessTransport
 from tvhil.packing import pack_vit, read_model
-from tvhil.packing.format import ScaleMode, Status, align
+from tvhil.packing.format import ScaleMode, Status
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.trits import Codec
 from tvhil.prediction import Predictor
-from tvhil.prediction.memory import MemoryLimits, arena_bytes, check_fit, in_psram, needed_arena, predict_memory
+from tvhil.prediction.memory import MemoryLimits, arena_bytes, check_fit, in_psram, predict_memory
+from tvhil.runtime import device_dir
 
 EXTERNAL = 1 << 18
 
@@ -40,12 +42,6 @@ def large_model(mode=ScaleMode.STATIC, codec=Codec.BASE3):
 
 def images_of(model, count=2):
     return np.random.default_rng(1).integers(0, 256, (count, *model.info.input_shape), np.uint8)
-
-
-def end_of_rows(model):
-    """Bytes of the arena up to the end of the last tensor, in rows, without what is planned for other layouts."""
-    tensors = zip(model.tensors, model.plan.offsets, strict=True)
-    return align(max(offset + (tensor.bytes if tensor.per_token else tensor.value_bytes) for tensor, offset in tensors))
 
 
 # --- the native board, with sanitizers -----------------------------------------------------------------------------
@@ -84,14 +80,9 @@ def test_a_model_that_does_not_fit_the_arena_runs_in_the_external_one(native, ar
     client.upload_model(model.file)
     check(client, model)
     assert client.info().arena_bytes == arena
-    memory, needed = client.memory(), arena_bytes(model, "portable", arena)
-    assert client.model_info().arena_bytes == memory.arena_planned == needed
+    memory, needed = client.memory(), arena_bytes(model, "portable")
+    assert client.model_info().arena_bytes == memory.arena_planned == memory.arena_used == needed
     assert memory.arena_bytes == EXTERNAL
-    if arena == 16384:  # all scratch in the small one
-        assert needed == model.plan.arena_bytes
-        assert memory.arena_used == end_of_rows(model)
-    else:
-        assert memory.arena_used == needed, "scratch of the largest operator"
 
 
 def test_what_fits_the_arena_stays_there(native):
@@ -153,14 +144,14 @@ def test_an_emulated_board_computes_the_predicted_bits_in_its_external_arena(var
             assert np.array_equal(run.output, predictor.run(image[None]))
             assert list(run.crcs) == [o.crc for o in predictor.trace(image)]
         memory, told = device.client.memory(), device.client.model_info()
-        needed = needed_arena(model, board.limits)
+        needed = arena_bytes(model, board.kernels)
         assert device.client.info().arena_bytes == arena
         assert told.kernels == board.kernels
         assert told.arena_bytes == memory.arena_planned == needed
         assert memory.arena_bytes == EXTERNAL
         assert 0.7 * needed < memory.arena_used <= needed
         if board.kernels == "portable":
-            assert memory.arena_used == (needed if arena < model.plan.scratch_bytes else end_of_rows(model))
+            assert memory.arena_used == needed
 
 
 # --- what the host knows before ------------------------------------------------------------------------------------
@@ -168,14 +159,21 @@ def test_an_emulated_board_computes_the_predicted_bits_in_its_external_arena(var
 
 def test_a_model_is_held_against_the_arena_that_it_lies_in():
     model = large_model()
-    need, plan = arena_bytes(model, "portable"), model.plan.arena_bytes
+    need = arena_bytes(model, "portable")
     check_fit(model, MemoryLimits(arena=need), "b")
-    small = MemoryLimits(arena=16384, psram_arena=plan)
-    assert in_psram(model, small) and not in_psram(model, MemoryLimits(arena=need, psram_arena=plan))
+    small = MemoryLimits(arena=16384, psram_arena=need)
+    assert in_psram(model, small) and not in_psram(model, MemoryLimits(arena=need, psram_arena=need))
     check_fit(model, small, "b")
-    assert needed_arena(model, small) == plan < need
-    with pytest.raises(InputError, match=f"the arena in PSRAM needs {plan:,} bytes, b has {plan - 16:,}"):
-        check_fit(model, MemoryLimits(arena=16384, psram_arena=plan - 16), "b")
+    with pytest.raises(InputError, match=f"in PSRAM, needs {need:,} bytes, b has {need - 16:,}"):
+        check_fit(model, MemoryLimits(arena=16384, psram_arena=need - 16), "b")
     with pytest.raises(InputError, match=f"the arena needs {need:,} bytes, b has 16,384"):
         check_fit(model, MemoryLimits(arena=16384), "b")
-    assert predict_memory(model, small)["arena"] == {"measured": None, "predicted": plan, "in_psram": True}
+    assert predict_memory(model, small)["arena"] == {"measured": None, "predicted": need, "in_psram": True}
+
+
+@pytest.mark.parametrize("name", sorted(board.name for board in list_boards([]) if board.idf is not None))
+def test_the_firmware_has_the_arena_in_psram_that_the_board_file_promises(name):
+    memory = load_board(name).memory
+    (reserved,) = re.findall(r"PSRAM_ARENA = (\w+)", (device_dir() / "ports/esp_idf/main/memory.c").read_text())
+    assert memory.psram_arena == (int(reserved, 0) if memory.psram else 0)
+    assert memory.arena < memory.psram_arena < memory.psram or not memory.psram

@@ -138,8 +138,25 @@ def test_psram_is_used_only_where_nothing_fits_the_internal_memory():
     assert plan(toy(), Codec.GAPS, smallest, 1 << 20)[1].memory == "sram"
     file, planned = plan(toy(), Codec.GAPS, smallest - 16, 1 << 20)
     assert planned.memory == "psram"
-    assert planned.chosen.schedule == Schedule()
-    assert read_model(file).plan.arena_bytes == unlimited.alternatives[0].arena_bytes
+    assert smallest <= read_model(file).plan.arena_bytes == planned.chosen.arena_bytes
+    with pytest.raises(NothingFitsError, match=f"nor one of {smallest - 16:,} in PSRAM"):
+        plan(toy(), Codec.GAPS, smallest - 16, smallest - 16)
+
+
+def test_what_linear_operators_read_lies_in_the_internal_memory_of_a_plan_for_both():
+    """Their inputs are read again for each output channel: those of any layer that is not alone too large."""
+    vit = random_vit(0, image_size=(72, 72), patch_size=8, embed_dim=192, heads=3, mlp_dim=1536, depth=1)
+    arena = 60 * KB
+    file, planned = plan(vit, Codec.BASE3, arena, 1 << 21)
+    model = read_model(file)
+    assert planned.memory == "psram" and planned.chosen.schedule.mlp_passes > 1
+    for op in model.operators:
+        if op.kind is OpKind.LINEAR and op.name.startswith("blocks."):
+            t = op.inputs[0]
+            assert model.plan.offsets[t] + model.tensors[t].bytes <= arena, op.name
+    assert model.plan.arena_bytes > arena
+    images = np.random.default_rng(0).integers(0, 256, (1, *model.info.input_shape)).astype(np.uint8)
+    assert (Predictor(model).run(images) == Predictor(read_model(pack_vit(vit))).run(images)).all()
 
 
 def test_a_refusal_names_the_smallest_arena_what_fills_it_and_what_would_have_to_change():

@@ -111,8 +111,8 @@ class CContext(ctypes.Structure):
         ("model", POINTER(CModel)),
         ("arena", c_void_p),
         ("arena_bytes", c_size_t),
-        ("scratch", c_void_p),
-        ("scratch_bytes", c_size_t),
+        ("fast", c_void_p),
+        ("fast_bytes", c_size_t),
         ("cores", c_void_p),
     ]
 
@@ -327,10 +327,13 @@ class Runtime:
             "tvit_load_unplanned": (c_int, [model, c_void_p, c_size_t, error]),
             "tvit_status_text": (ctypes.c_char_p, [c_int]),
             "tvit_plan": (c_int, [model, POINTER(CPlanResult), POINTER(c_uint32), POINTER(CPlanScratch)]),
+            "tvit_plan_split": (
+                c_int,
+                [model, c_uint32, POINTER(CPlanResult), POINTER(c_uint32), POINTER(CPlanScratch)],
+            ),
             "tvit_operator_scratch_bytes": (c_size_t, [model, c_uint32]),
             "tvit_planned_scratch_bytes": (c_size_t, [model, c_uint32]),
             "tvit_arena_bytes": (c_size_t, [model]),
-            "tvit_split_arena_bytes": (c_size_t, [model, c_size_t]),
             "tvit_tensor_bytes": (c_size_t, [model, c_uint32]),
             "tvit_image_lead": (c_uint32, [model]),
             "tvit_operator_output": (CRegion, [model, c_uint32]),
@@ -366,8 +369,12 @@ class Runtime:
         """
         return LoadedModel(self, file)
 
-    def plan(self, file: bytes) -> Plan:
+    def plan(self, file: bytes, fast_bytes: int | None = None) -> Plan:
         """The memory plan of a model whose PLAN need not be filled in yet.
+
+        Args:
+            file: the model.
+            fast_bytes: of an arena in slow memory that are in fast memory; what is read most is put there.
 
         Raises:
             ModelError: it is malformed, or needs more than 4 GB.
@@ -376,18 +383,20 @@ class Runtime:
         result = CPlanResult()
         offsets = (c_uint32 * model.tensor_count)()
         scratches = (CPlanScratch * model.operator_count)()
-        status = self.lib.tvit_plan(model, result, offsets, scratches)
+        if fast_bytes is None:
+            status = self.lib.tvit_plan(model, result, offsets, scratches)
+        else:
+            status = self.lib.tvit_plan_split(model, fast_bytes, result, offsets, scratches)
         if status != Status.OK:
             raise ModelError(Status(status), "PLAN", None, self.status_text(status))
         places = tuple((int(s.offset), int(s.bytes)) for s in scratches)
         return Plan(int(result.arena_bytes), int(result.scratch_bytes), tuple(offsets), places)
 
-    def arena_bytes(self, file: bytes, as_planned: bool = False, scratch_bytes: int = 0) -> int:
+    def arena_bytes(self, file: bytes, as_planned: bool = False) -> int:
         """The arena that a model needs.
 
         Args:
             file: the model.
-            scratch_bytes: of a memory outside the arena that operators have their scratch in, as far as it fits there.
             as_planned: with the kernels that memory is planned for, whose scratch may have grown since the file was
                 packed; by default with those of this library, the portable ones.
 
@@ -396,13 +405,12 @@ class Runtime:
         """
         image, model = self._open(file, self.lib.tvit_load)
         if not as_planned:
-            return int(self.lib.tvit_split_arena_bytes(model, scratch_bytes))
+            return int(self.lib.tvit_arena_bytes(model))
         start = model.scratches - image.ctypes.data
         planned = image[start : start + PLAN_SCRATCH.itemsize * model.operator_count].view(PLAN_SCRATCH)["bytes"]
         needs = [int(self.lib.tvit_planned_scratch_bytes(model, i)) for i in range(model.operator_count)]
         arena = int(image[model.plan - image.ctypes.data :][: PLAN.itemsize].view(PLAN)[0]["arena_bytes"])
-        more = (n for n, room in zip(needs, planned, strict=True) if n > room and align(n) > scratch_bytes)
-        return arena + align(max(more, default=0))
+        return arena + align(max((need for need, room in zip(needs, planned, strict=True) if need > room), default=0))
 
     def call_kernel(self, stem: str, arguments: ctypes.Structure) -> None:
         """Run a portable kernel on its arguments, with as much scratch as it asks for and not a byte more."""
@@ -546,9 +554,9 @@ def default_runtime() -> Runtime:
     return Runtime()
 
 
-def plan_memory(file: bytes) -> Plan:
+def plan_memory(file: bytes, fast_bytes: int | None = None) -> Plan:
     """The memory plan of a model file whose PLAN is still zero: what `packing.writer` asks for."""
-    return default_runtime().plan(file)
+    return default_runtime().plan(file, fast_bytes)
 
 
 __all__ = [

@@ -95,14 +95,15 @@ typedef struct {
 tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets,
                       tvit_plan_scratch *scratches);
 
+// The same for tvit_init_split(): one order of first fit, in which the first fast_bytes go to what is read most often a
+// byte, such as the inputs of linear operators, of which every output channel reads all.
+tvit_status tvit_plan_split(const tvit_model *model, uint32_t fast_bytes, tvit_plan_result *result, uint32_t *offsets,
+                            tvit_plan_scratch *scratches);
+
 // The arena that this build needs: plan->arena_bytes, and behind it the most that an operator has there, namely its
 // scratch where its kernel wants more than planned, and a copy of the image where the plan lets PATCH_EMBED overwrite
 // it and the kernel works in rows.
 size_t tvit_arena_bytes(const tvit_model *model);
-
-// The same where the operators may have `scratch_bytes` elsewhere (tvit_init_split): only what of the operators'
-// scratch does not fit there still lies behind the plan.
-size_t tvit_split_arena_bytes(const tvit_model *model, size_t scratch_bytes);
 
 // --- running -----------------------------------------------------------------------------------------------------
 
@@ -126,20 +127,20 @@ struct tvit_context {
     const tvit_model *model;
     uint8_t *arena;
     size_t arena_bytes;
-    uint8_t *scratch; // NULL: scratch lies in the arena, where it is planned
-    size_t scratch_bytes;
+    uint8_t *fast;           // what lies in the arena's first fast_bytes as a whole lies here; NULL: in the arena, too
+    size_t fast_bytes;       // 0 where there is none
     const tvit_cores *cores; // NULL: one core; set it between tvit_init and tvit_run
 };
 
 // arena: 16-byte aligned, at least tvit_arena_bytes(). Leaves cores NULL.
 tvit_status tvit_init(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes);
 
-// For an arena in slow memory: tensors lie in it as planned, at least tvit_split_arena_bytes(); the scratch of the
-// operator that runs, and its copy of the image, at the beginning of `scratch`, which is fast. An operator for which
-// that is too small has its scratch in the arena, as after tvit_init(). Both are 16-byte aligned and do not overlap;
-// the image is written into the arena. Results do not depend on where anything lies. Leaves cores NULL.
-tvit_status tvit_init_split(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes,
-                            void *scratch, size_t scratch_bytes);
+// For an arena in slow memory, the first bytes of which are in fast memory: a tensor or an operator's scratch that the
+// plan puts into the first `fast_bytes` as a whole lies at the same offset from `fast`, all others in the arena. Any
+// plan will do; that of tvit_plan_split() puts there what is read most. Both memories are 16-byte aligned and do not
+// overlap; `arena` is as large as for tvit_init(). Results do not depend on where anything lies. Leaves cores NULL.
+tvit_status tvit_init_split(tvit_context *context, const tvit_model *model, void *arena, size_t arena_bytes, void *fast,
+                            size_t fast_bytes);
 
 // Where a tensor's values begin, in the layout of tvit_kernels_for(model); NULL for a bad id. Tensor 0 is the image to
 // fill before tvit_run, always row-major, as are the logits.

@@ -47,7 +47,7 @@ class Memory:
         flash: of the area that a model is flashed into.
         ram: of the whole machine.
         psram: of the chip that the board has as external memory.
-        psram_arena: of it, for activations that do not fit the arena.
+        psram_arena: of it, for models that do not fit the arena, which then takes the place of its first bytes.
     """
 
     arena: int

@@ -400,6 +400,33 @@ def _runtime_planner() -> Planner:
     return plan_memory
 
 
+def _split_planner(fast_bytes: int) -> Planner:
+    from tvhil.runtime import plan_memory
+
+    return functools.partial(plan_memory, fast_bytes=fast_bytes)
+
+
+def _in_psram(judge: _Judge, weighed: Iterable[Alternative], fast_bytes: int, planner: Planner) -> list[Alternative]:
+    """Those with the fewest bytes read again and again from PSRAM first, then the fastest; arenas by this planner.
+
+    A linear operator reads all of its input for every output channel. Where that is in PSRAM and larger than the data
+    cache it takes several times as long, which no cost model here knows; an input that stays in the cache is read once.
+    """
+    found = []
+    for alternative in weighed:
+        writer, file = _draft(judge.skeleton, alternative.schedule)
+        made, tensors = planner(file), read_model(file, check_plan=False).tensors
+        again = 0
+        for op in writer.build.operators:
+            t = op.inputs[0]
+            if op.kind is OpKind.LINEAR and made.offsets[t] + tensors[t].bytes > fast_bytes:
+                size = align(op["rows"], BLOCK_TOKENS) * op["k"]
+                times = len(judge.vit.blocks) if op.name.startswith("blocks.") else 1
+                again += times * size * (op["n"] if size > CACHE_BYTES else 1)
+        found.append((again, _time(alternative), replace(alternative, arena_bytes=made.arena_bytes)))
+    return [alternative for _, _, alternative in sorted(found, key=lambda entry: entry[:2])]
+
+
 def plan(
     vit: IntegerViT,
     codec: Codec = Codec.BASE3,
@@ -415,8 +442,8 @@ def plan(
         vit: the model.
         codec: how its trits are stored.
         arena_bytes: what the board has for activations in its internal memory; None for any.
-        psram_bytes: what it has for them in PSRAM, which is used only where nothing fits the internal memory; None
-            for none. The time of reading and writing activations there is not in the cost model.
+        psram_bytes: the size of an arena in PSRAM, whose first `arena_bytes` are the internal memory; used only where
+            nothing fits that alone. None for none. The time of PSRAM is not in the cost model.
         planner: plans the memory; the C runtime's by default.
         cost: of the board, with PIE kernels; the ESP32-S3's by default.
         cores: of the board.
@@ -430,12 +457,18 @@ def plan(
     planner = planner or _runtime_planner()
     judge = _Judge(vit, codec, planner, cost, cores)
     weighed = _alternatives(judge)
-    for memory, room in (("sram", arena_bytes), ("psram", psram_bytes or 0)):
-        for alternative in sorted(weighed, key=_time):
-            if room is None or alternative.arena_bytes <= room:
+    for alternative in sorted(weighed, key=_time):
+        if arena_bytes is None or alternative.arena_bytes <= arena_bytes:
+            file, chosen = _pack(vit, codec, planner, alternative)
+            if arena_bytes is None or chosen.arena_bytes <= arena_bytes:
+                return file, Planned(chosen, tuple(weighed), arena_bytes)
+    if psram_bytes is not None and arena_bytes is not None:
+        planner = _split_planner(arena_bytes)
+        for alternative in _in_psram(judge, weighed, arena_bytes, planner):
+            if alternative.arena_bytes <= psram_bytes:
                 file, chosen = _pack(vit, codec, planner, alternative)
-                if room is None or chosen.arena_bytes <= room:
-                    return file, Planned(chosen, tuple(weighed), arena_bytes, memory)
+                if chosen.arena_bytes <= psram_bytes:
+                    return file, Planned(chosen, tuple(weighed), arena_bytes, "psram")
     raise NothingFitsError(_refusal(judge, weighed[-1], arena_bytes or 0, psram_bytes))
 
 

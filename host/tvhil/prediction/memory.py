@@ -11,7 +11,7 @@ from tvhil.errors import InputError
 from tvhil.packing.format import ScaleMode
 from tvhil.packing.reader import TvitModel
 
-PSRAM_NOTE = "activations in PSRAM: the time of reading and writing them is not in the cost model"
+PSRAM_NOTE = "some activations in PSRAM: the time of reading and writing them there is not in the cost model"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class MemoryLimits:
 
     Attributes:
         arena: for activations.
-        psram_arena: the same in PSRAM, for models that do not fit the former, which then has their scratch; 0 for none.
+        psram_arena: of models that do not fit the former, which then takes the place of its first bytes; 0 for none.
         model: for the model file, in flash.
         stack: of the inference.
         static: data and bss of the firmware without the arena, as its build states them.
@@ -37,29 +37,22 @@ class MemoryLimits:
     psram_arena: int = 0
 
 
-def arena_bytes(model: TvitModel, kernels: str, scratch_bytes: int = 0) -> int:
+def arena_bytes(model: TvitModel, kernels: str) -> int:
     """The arena that a model needs on boards with these kernels.
 
-    `scratch_bytes` is what operators have for their scratch outside of it. Memory is planned for the PIE kernels where
-    scales are static. What other kernels need beyond that lies behind the plan; the C runtime says how much it is,
-    because scratch is the kernels' own business.
+    Memory is planned for the PIE kernels where scales are static. What other kernels need beyond that lies behind the
+    plan; the C runtime says how much it is, because scratch is the kernels' own business.
     """
     from tvhil.runtime import default_runtime
 
     pie = kernels == "pie" and model.info.scale_mode is ScaleMode.STATIC
-    return default_runtime().arena_bytes(model.file, pie, scratch_bytes)
+    return default_runtime().arena_bytes(model.file, as_planned=pie)
 
 
 def in_psram(model: TvitModel, limits: MemoryLimits) -> bool:
-    """Whether the activations lie in PSRAM: the arena is too small, and there is one in PSRAM."""
+    """Whether activations lie in PSRAM: the arena is too small alone, and there is one in PSRAM."""
     internal = limits.arena
     return bool(limits.psram_arena) and internal is not None and arena_bytes(model, limits.kernels) > internal
-
-
-def needed_arena(model: TvitModel, limits: MemoryLimits) -> int:
-    """What the model needs of the arena that it lies in, as the board reports it."""
-    scratch = limits.arena or 0 if in_psram(model, limits) else 0
-    return arena_bytes(model, limits.kernels, scratch)
 
 
 def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
@@ -68,16 +61,13 @@ def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
     Raises:
         InputError: with both numbers, for flash and arena alike.
     """
+    need = arena_bytes(model, limits.kernels)
+    arena = ("the arena", need, limits.arena)
+    if in_psram(model, limits):
+        arena = ("the arena, continued in PSRAM,", need, limits.psram_arena)
     excess = [
         f"{what} needs {need:,} bytes, {board} has {room:,}"
-        for what, need, room in (
-            ("the file", model.file_bytes, limits.model),
-            (
-                ("the arena in PSRAM", needed_arena(model, limits), limits.psram_arena)
-                if in_psram(model, limits)
-                else ("the arena", arena_bytes(model, limits.kernels), limits.arena)
-            ),
-        )
+        for what, need, room in (("the file", model.file_bytes, limits.model), arena)
         if room is not None and need > room
     ]
     if excess:
@@ -89,7 +79,7 @@ def predict_memory(model: TvitModel, limits: MemoryLimits) -> dict[str, Any]:
     return {
         "arena": {
             "measured": None,
-            "predicted": needed_arena(model, limits),
+            "predicted": arena_bytes(model, limits.kernels),
             "in_psram": in_psram(model, limits),
         },
         "stack": {"measured": None, "limit": limits.stack},
