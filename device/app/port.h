@@ -65,8 +65,8 @@ typedef struct tvit_port {
 
     void *arena; // 16-byte aligned
     uint32_t arena_bytes;
-    // Larger and slower memory, 16-byte aligned, for models that do not fit the arena, which then takes the place of its
-    // first bytes (tvit_init_split). NULL for none.
+    // Larger and slower memory, 16-byte aligned, for models that do not fit the arena, which then takes the place of
+    // its first bytes (tvit_init_split). NULL for none.
     void *external_arena;
     uint32_t external_arena_bytes;
 
