@@ -115,6 +115,12 @@ def test_old_firmware_is_forgotten(esp32s3, platformio, monkeypatch):
             IdfBuildError,
             "does not fit into the chip's .*812",
         ),
+        (
+            "ld: The arena does not fit: code and data in SRAM leave less than 9.5 KB for the heap below it (arena.ld)."
+            "\ncollect2: error: ld returned 1 exit status",
+            IdfBuildError,
+            r"does not fit into the chip's memory \(The arena does not fit: code .* the heap below it\); log: ",
+        ),
         ("Error: app partition is too small for binary", IdfBuildError, "larger than its partition"),
         ("collect2: error: ld returned 1 exit status", IdfBuildError, r"failed \(exit 3\): collect2: error"),
         ("", IdfBuildError, "it printed nothing"),

@@ -268,7 +268,11 @@ _FAILURES: tuple[tuple[str, type[TvhilError], str], ...] = (
         "the toolchain is missing or half installed (PlatformIO installs it by itself; ESP-IDF: install.sh esp32s3)",
     ),
     (r"app partition is too small|is too small for binary", IdfBuildError, "the firmware is larger than its partition"),
-    (r"region `\S+' overflowed by \d+ bytes", IdfBuildError, "the program does not fit into the chip's memory"),
+    (
+        r"region `\S+' overflowed by \d+ bytes|The (?:arena does not fit|start-up code in the arena)[^\n(]*[^\n( .]",
+        IdfBuildError,
+        "the program does not fit into the chip's memory",
+    ),
 )
 
 
@@ -278,7 +282,7 @@ def _failure(board: Board, lines: Sequence[str], code: int, log: Path) -> TvhilE
     for pattern, kind, message in _FAILURES:
         match = re.search(pattern, text, re.DOTALL)
         if match and not (compiler and compiler.start() < match.start()):
-            told = f" ({match[0]})" if kind is IdfBuildError and "overflowed" in match[0] else ""
+            told = f" ({match[0]})" if re.search("overflowed|arena", match[0]) else ""
             return kind(f"{board.name}: {message}{told}; log: {log}")
     if compiler:
         return IdfBuildError(f"{board.name}: {compiler[1]}:{compiler[2]}: {compiler[3]}; log: {log}")
