@@ -79,7 +79,7 @@ void model_seal(uint8_t *file, size_t bytes) {
     seal_table(file, bytes);
 }
 
-int model_replan(uint8_t *file, size_t bytes) {
+int model_replan(uint8_t *file, size_t bytes, uint32_t fast_bytes) {
     uint32_t *offsets = malloc(TVIT_MAX_TENSORS * sizeof *offsets);
     tvit_plan_scratch *scratches = malloc(TVIT_MAX_OPERATORS * sizeof *scratches);
     void *copy = aligned_alloc(TVIT_ALIGN, (bytes / TVIT_ALIGN + 1) * TVIT_ALIGN);
@@ -89,7 +89,8 @@ int model_replan(uint8_t *file, size_t bytes) {
     tvit_plan_result result;
     int done = 0;
     if (tvit_load_unplanned(&model, copy, bytes, NULL) == TVIT_OK &&
-        tvit_plan(&model, &result, offsets, scratches) == TVIT_OK) {
+        (fast_bytes ? tvit_plan_split(&model, fast_bytes, &result, offsets, scratches)
+                    : tvit_plan(&model, &result, offsets, scratches)) == TVIT_OK) {
         uint8_t *plan = file + ((const uint8_t *)model.plan - (const uint8_t *)copy);
         const uint32_t offset_bytes = model.tensor_count * (uint32_t)sizeof *offsets;
         const tvit_plan_record record = {result.arena_bytes, result.scratch_bytes, {0, 0}};
@@ -274,6 +275,6 @@ size_t model_mutate(uint8_t *file, size_t bytes, size_t most, uint32_t seed) {
         return m.bytes;
     }
     model_seal(file, m.bytes);
-    if (finish > 5) model_replan(file, m.bytes);
+    if (finish > 5) model_replan(file, m.bytes, 0);
     return m.bytes;
 }

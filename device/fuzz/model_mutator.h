@@ -14,7 +14,8 @@ size_t model_mutate(uint8_t *file, size_t bytes, size_t most, uint32_t seed);
 // Make the header's size, and the CRC-32 of each section, the section table and the header, agree with the content.
 void model_seal(uint8_t *file, size_t bytes);
 
-// Replace PLAN by the planner's. Returns 0 when the file is refused before its plan is looked at.
-int model_replan(uint8_t *file, size_t bytes);
+// Replace PLAN by the planner's, with fast_bytes by the planner's for two memories. Returns 0 when the file is refused
+// before its plan is looked at.
+int model_replan(uint8_t *file, size_t bytes, uint32_t fast_bytes);
 
 #endif

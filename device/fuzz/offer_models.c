@@ -18,7 +18,7 @@ int main(void) {
         const tvit_status status = tvit_load(&model, file, bytes, &error);
         printf("%d %s. %d", (int)status, error.section, (int)error.index);
         if (status == TVIT_OK && run_is_small(&model)) {
-            int16_t *logits = run_model(&model, 0x55);
+            int16_t *logits = run_model(&model, 0x55, 0);
             for (uint32_t i = 0; i < model.info->classes; i++)
                 printf(" %d", logits[i]);
             free(logits);

@@ -41,12 +41,13 @@ static inline int run_is_small(const tvit_model *model) {
     return tvit_arena_bytes(model) <= RUN_MOST_ARENA && run_work(model) <= RUN_MOST_WORK;
 }
 
-// The logits of one run in an arena that held `fill`, to be freed. Pixel i of the image is 37 i + 11, modulo 256.
-static inline int16_t *run_model(const tvit_model *model, int fill) {
+// The logits of one run in an arena that held `fill`, its first `fast_bytes` in a memory of their own; to be freed.
+// Pixel i of the image is 37 i + 11, modulo 256.
+static inline int16_t *run_model(const tvit_model *model, int fill, size_t fast_bytes) {
     const size_t bytes = tvit_arena_bytes(model);
-    void *arena = run_block(bytes, fill);
+    void *arena = run_block(bytes, fill), *fast = fast_bytes ? run_block(fast_bytes, fill) : NULL;
     tvit_context context;
-    FUZZ_CHECK(tvit_init(&context, model, arena, bytes) == TVIT_OK);
+    FUZZ_CHECK(tvit_init_split(&context, model, arena, bytes, fast, fast_bytes) == TVIT_OK);
     uint8_t *image = tvit_tensor_data(&context, 0);
     for (size_t i = 0; i < tvit_tensor_bytes(model, 0); i++)
         image[i] = (uint8_t)(37 * i + 11);
@@ -56,6 +57,7 @@ static inline int16_t *run_model(const tvit_model *model, int fill) {
     FUZZ_CHECK(logits != NULL);
     memcpy(logits, tvit_tensor_data(&context, model->info->logits), classes * sizeof *logits);
     free(arena);
+    free(fast);
     return logits;
 }
 
