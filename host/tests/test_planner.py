@@ -2,6 +2,7 @@
 """The planner: which schedule it takes, what it says of the others, what it refuses; and `tvhil plan`."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from functools import cache
 from itertools import pairwise
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_files import drawn_options
 
+from tvhil.boards.board import boards_dir
 from tvhil.cli import main
 from tvhil.commands.common import EMBEDDED_MODEL
 from tvhil.commands.planning import parse_size
@@ -344,6 +346,25 @@ def test_plan_takes_the_arena_of_a_board(model_file, capsys):
     from tvhil.boards import load_board
 
     assert json.loads(capsys.readouterr().out)["arena_limit"] == load_board("native").memory.arena
+
+
+def test_plan_and_predict_say_that_activations_are_in_psram_and_not_in_the_cost_model(model_file, tmp_path, capsys):
+    shutil.copy(boards_dir() / "esp32s3.toml", tmp_path)
+    board = tmp_path / "small.toml"
+    board.write_text(
+        'name = "small"\nextends = "esp32s3"\nsummary = ""\n[memory]\narena = 8192\npsram_arena = 0x4_0000'
+    )
+    out = tmp_path / "out.tvit"
+    note = "not in the cost model"
+    assert run("plan", model_file, "--board", board, "-o", out) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "PSRAM, nothing fits the internal memory" in text and note in text
+    assert run("predict", out, "--board", board) == 0
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert run("predict", out, "--board", board, "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["memory"]["arena"]["in_psram"] is True
+    assert run("predict", model_file, "--board", "esp32s3") == 0
+    assert "PSRAM" not in capsys.readouterr().out
 
 
 def test_pack_plans_for_an_arena(tmp_path, capsys):
