@@ -227,8 +227,9 @@ static tvit_status find_items(const tvit_model *model, layout *l) {
     return total < UNPLACED ? TVIT_OK : TVIT_ARENA_TOO_SMALL; // of any 32-bit machine
 }
 
-// Every output channel of a linear operator reads all of the input; every block of queries the keys and values, and
-// both often use the scratch. Anything else is touched a few times.
+// Every output channel of a linear operator reads all of its input, as that of the patch embedding reads the patches in
+// its scratch; every block of queries reads keys, values and the scratch of its operator. Anything else is touched a
+// few times.
 static void find_reads(const tvit_model *model, layout *l) {
     for (uint32_t i = 0; i < l->count; i++)
         l->items[i].reads = i >= l->tensors; // scratch before tensors
