@@ -97,7 +97,12 @@ def model(model_name, board):
     return open_model(None if model_name == "vit_digits" else Path(model_name), board.trusted_key_files)[0]
 
 
-@pytest.fixture(scope="session")
+def scope_of_device(fixture_name, config):
+    """A port has room for one host: it is free again for a module that opens the board itself."""
+    return "module" if config.getoption("--port") else "session"
+
+
+@pytest.fixture(scope=scope_of_device)
 def device(board, model, request):
     """The board, running the model, as an evaluation sees it."""
     try:
