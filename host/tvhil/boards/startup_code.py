@@ -42,10 +42,10 @@ _Section = tuple[str, int]  # an object of the map, and the number of the sectio
 
 @dataclass
 class _Object:
-    """What one object file says.
+    """What one object file says, or all files of an archive that have one name: the map does not tell them apart.
 
     Attributes:
-        sections: their names, by number.
+        sections: their names, by number; those of one file after those of another.
         defined: symbols, and the sections that they are in.
         exported: those of them that other objects see.
         refers: sections by number, or symbols by name, that each section refers to.
@@ -73,12 +73,11 @@ def startup_calls(map_file: Path, extra_roots: Iterable[str] = ()) -> list[str]:
         raise InputError(f"{map_file}: nothing lies in .arena.startup: is it the map of this firmware?")
     objects = {name: _read(map_file.parent, name) for name in dict.fromkeys(name for name, _, _ in placed)}
     kept = {(name, section) for name, section, _ in placed}
-    exported = {
-        symbol: (name, number)
-        for name, one in objects.items()
-        for symbol, number in one.exported.items()
-        if (name, one.sections[number]) in kept
-    }
+    exported: dict[str, list[_Section]] = defaultdict(list)  # a weak symbol may be defined more than once
+    for name, one in objects.items():
+        for symbol, number in one.exported.items():
+            if (name, one.sections[number]) in kept:
+                exported[symbol].append((name, number))
     roots = [
         (name, number)
         for name, one in objects.items()
@@ -94,12 +93,13 @@ def startup_calls(map_file: Path, extra_roots: Iterable[str] = ()) -> list[str]:
         at = open_ends.popleft()
         for target in sorted(objects[at[0]].refers[at[1]], key=str):
             if isinstance(target, str):
-                found = None if target == END_OF_START else exported.get(target)
+                targets = [] if target == END_OF_START else exported.get(target, [])
             else:
-                found = (at[0], target)
-            if found is not None and found not in came_from:
-                came_from[found] = at
-                open_ends.append(found)
+                targets = [(at[0], target)]
+            for found in targets:
+                if found not in came_from:
+                    came_from[found] = at
+                    open_ends.append(found)
     reached = [at for at in came_from if (at[0], objects[at[0]].sections[at[1]]) in overwritten]
     return sorted(_way(at, came_from, objects) for at in reached)
 
@@ -139,12 +139,16 @@ def _read(folder: Path, name: str) -> _Object:
     archive, member = (match[1], match[2]) if (match := re.fullmatch(r"(.*\.a)\((.*)\)", name)) else (name, "")
     try:
         content = (folder / archive).read_bytes()
-        if member:
-            content = next(data for member_name, data in _members(content) if member_name == member)
-        return _parse(content)
+        files = [data for found, data in _members(content) if found == member] if member else [content]
+        if not files:
+            raise ValueError
+        one = _Object([])
+        for file in files:
+            _parse(file, one)
+        return one
     except OSError as error:
         raise InputError(f"{folder / archive}: {error.strerror}") from None
-    except (StopIteration, struct.error, ValueError, IndexError):
+    except (struct.error, ValueError, IndexError):
         raise InputError(f"{folder / name}: this is no object of the linked firmware") from None
 
 
@@ -163,8 +167,8 @@ def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
         at += 60 + size + size % 2
 
 
-def _parse(content: bytes) -> _Object:
-    """A relocatable ELF file of 32 bits, little-endian."""
+def _parse(content: bytes, one: _Object) -> None:
+    """Add a relocatable ELF file of 32 bits, little-endian."""
     if content[:6] != b"\x7fELF\x01\x01":
         raise ValueError
     table, size, count, names_at = *struct.unpack_from("<I", content, 32), *struct.unpack_from("<HHH", content, 46)
@@ -174,7 +178,8 @@ def _parse(content: bytes) -> _Object:
         start = headers[strings][4] + offset
         return content[start : content.index(b"\0", start)].decode()
 
-    one = _Object([text(names_at, header[0]) for header in headers])
+    first = len(one.sections)
+    one.sections += [text(names_at, header[0]) for header in headers]
     symbols: list[int | str | None] = []  # the section of one, or the name of one that is elsewhere
     for header in headers:
         if header[1] != _SYMTAB:
@@ -183,17 +188,16 @@ def _parse(content: bytes) -> _Object:
             name, _, _, info, _, section = struct.unpack_from("<IIIBBH", content, at)
             label = text(header[6], name)
             inside = 0 < section < count
-            symbols.append(section if inside else label if section == 0 else None)
+            symbols.append(first + section if inside else label if section == 0 else None)
             if inside and label:
-                one.defined[label] = section
+                one.defined[label] = first + section
                 if info >> 4:
-                    one.exported[label] = section
+                    one.exported[label] = first + section
     for header in headers:
-        owner = header[7]
+        owner = first + header[7]
         if header[1] != _RELA or _NOT_CODE.match(one.sections[owner]):
             continue
         for at in range(header[4], header[4] + header[5], 12):
             target = symbols[struct.unpack_from("<I", content, at + 4)[0] >> 8]
             if target not in (None, "", owner):
                 one.refers[owner].add(target)
-    return one
