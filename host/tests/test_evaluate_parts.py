@@ -3,6 +3,7 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,10 @@ from tvhil.evaluation.implementations import (
     estimated_bytes,
 )
 from tvhil.evaluation.inputs import without_unreadable
+from tvhil.evaluation.pictures import Pictures, write_pictures
 from tvhil.evaluation.run import Input
 from tvhil.evaluation.sensitivity import layers_of, sensitivity, ternary_layer
-from tvhil.evaluation.training_log import find_logs, model_log, read_log
+from tvhil.evaluation.training_log import TrainingLog, find_logs, model_log, read_log
 from tvhil.packing import pack_vit, read_model
 from tvhil.packing.random_vit import random_vit
 from tvhil.packing.schedule import Schedule
@@ -311,11 +313,25 @@ def test_the_log_in_a_packed_model_counts_on_over_its_phases():
     [
         None, [], {}, {"columns": "epoch"}, {"columns": ["loss"], "rows": [[1]]}, {"columns": ["epoch"], "rows": 5},
         {"columns": ["epoch", "loss"], "rows": [[1]]}, {"columns": ["epoch", "loss"], "rows": [[1, "x"]]},
+        {"columns": ["epoch", "loss"], "rows": [[1, 10**400]]}, {"columns": ["epoch", "loss"], "rows": [[1e400, 1]]},
+        {"columns": ["epoch", {}], "rows": [[1, 1]]}, {"columns": ["epoch", "loss", "loss"], "rows": [[1, 1, 1]]},
     ],
 )  # fmt: skip
 def test_metadata_that_are_no_log_are_none(log):
     assert model_log(Path("m.tvit"), {"recipe": {"log": log}}) is None
     assert model_log(Path("m.tvit"), {"recipe": log}) is None
+
+
+def test_the_logs_of_models_of_one_name_become_a_picture_each(tmp_path):
+    logs = [
+        TrainingLog(Path(f"{name}/model.tvit"), "epoch", (1, 2), {"loss": (2, 1)}) for name in ("ternary", "binary")
+    ]
+    row = {"confusion": None, "calibration": None}
+    report = {"implementations": [row], "primary": 0, "sensitivity": None}
+    files = write_pictures(tmp_path, report, Pictures(logs=[*logs, replace(logs[0], file=Path("a/log.csv"))]))
+    assert [file.name for file in files] == [
+        "training-1-ternary-model-loss.svg", "training-2-binary-model-loss.svg", "training-a-loss.svg",
+    ]  # fmt: skip
 
 
 def parse(chart):

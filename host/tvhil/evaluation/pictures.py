@@ -133,8 +133,9 @@ def write_pictures(folder: Path, report: Json, pictures: Pictures) -> list[Path]
         "calibration": calibration_chart(report),
         "sensitivity": sensitivity_chart(report),
     }
-    for log in pictures.logs:
-        name = log.file.stem if log.file.stem != "log" else log.file.parent.name
+    names = [log.file.stem if log.file.stem != "log" else log.file.parent.name for log in pictures.logs]
+    for i, log in enumerate(pictures.logs):
+        name = names[i] if names.count(names[i]) == 1 else f"{i + 1} {log.file.parent.name} {names[i]}"
         for title, chart in training_charts(log).items():
             charts[re.sub(r"\W+", "-", f"training {name} {title}")] = chart
     files |= {f"{name}.svg": chart.encode() for name, chart in charts.items() if chart}

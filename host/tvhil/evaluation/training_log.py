@@ -16,6 +16,7 @@ STEPS = ("step", "epoch")  # columns to count by; the first that a log has is ta
 PHASE = "phase"  # column with the name of a phase; counting begins anew in each
 _MOST_ROWS = 1_000_000
 _MOST_POINTS = 500  # of a curve
+_LARGEST = 1e100  # of a value in metadata; JSON knows integers that no float can hold
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,22 @@ def model_log(file: Path, meta: Mapping[str, Any]) -> TrainingLog | None:
     recipe = meta.get("recipe")
     log = recipe.get("log") if isinstance(recipe, Mapping) else None
     columns = log.get("columns") if isinstance(log, Mapping) else None
-    if not isinstance(log, Mapping) or not isinstance(columns, list) or not set(STEPS) & set(map(str, columns)):
+    if not isinstance(log, Mapping) or not isinstance(columns, list):
         return None
-    unit = next(name for name in STEPS if name in columns)
+    if not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
+        return None
+    unit = next((name for name in STEPS if name in columns), None)
+    if unit is None:
+        return None
     at = columns.index(unit)
-    steps, curves = list[float](), {name: list[float]() for name in map(str, columns) if name != unit}
+    steps, curves = list[float](), {name: list[float]() for name in columns if name != unit}
     for phase in (rows for name, rows in log.items() if name != "columns"):
         before = max(steps, default=0.0)
         for row in phase if isinstance(phase, list) else []:
             numbers = row if isinstance(row, list) and len(row) == len(columns) else []
             if not numbers or not all(isinstance(value, int | float) for value in numbers):
+                return None
+            if not abs(numbers[at]) < _LARGEST or any(abs(value) > _LARGEST for value in numbers):
                 return None
             steps.append(before + numbers[at])
             for name, value in zip(columns, numbers, strict=True):
