@@ -306,9 +306,7 @@ def _counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 # -- what is reported -------------------------------------------------------------------------------------------------
 
 
-def _logs(
-    named: list[TrainingLog], implementations: list[Implementation], report: dict[str, Any]
-) -> list[TrainingLog]:
+def _logs(named: list[TrainingLog], implementations: list[Implementation], report: dict[str, Any]) -> list[TrainingLog]:
     """Training logs that were named, or else lie beside or in the models; a line of each goes into the report."""
     from tvhil.evaluation.implementations import IntegerImplementation
     from tvhil.evaluation.training_log import find_logs, model_log, read_log
