@@ -146,10 +146,10 @@ def markdown(table: Json) -> str:
 
 
 def chart(table: Json) -> str:
-    """What each recipe costs in accuracy, as SVG: points below full precision, or accuracy where that has no row."""
+    """What each recipe costs in accuracy, as SVG: points below full precision, or accuracy without another row."""
     rows = table["rows"]
     full = next((row for row in rows if row["recipe"] == FULL_PRECISION_ROW), None)
-    if full is None:
+    if full is None or rows == [full]:
         return bar_chart(f"top-1, {table['data']}", [(r["recipe"], r["top1"], _told(r)) for r in rows])
     bars = [
         (row["recipe"], row["below_fp32_points"], f"{row['below_fp32_points']:.2f} ({_told(row)})")

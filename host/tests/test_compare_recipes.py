@@ -178,3 +178,8 @@ def test_ctrl_c_lets_a_training_write_its_state(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         compare_recipes.run_child([sys.executable, "-c", CAREFUL], tmp_path, "row", tmp_path / "r.json")
     assert (tmp_path / "state").exists()
+
+
+def test_a_table_of_the_full_precision_row_alone_has_a_picture():
+    row = {"recipe": recipe_table.FULL_PRECISION_ROW, "top1": 0.5, "bytes": 1000, "below_fp32_points": 0.0}
+    assert ElementTree.fromstring(recipe_table.chart({"data": "digits", "rows": [row]})).tag.endswith("svg")
