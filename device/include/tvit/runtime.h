@@ -95,8 +95,8 @@ typedef struct {
 tvit_status tvit_plan(const tvit_model *model, tvit_plan_result *result, uint32_t *offsets,
                       tvit_plan_scratch *scratches);
 
-// The same for tvit_init_split(): one order of first fit, in which the first fast_bytes go to what is read most often a
-// byte, such as the inputs of linear operators, of which every output channel reads all.
+// The same for tvit_init_split(): one order of first fit, in which the first fast_bytes go to what has its bytes
+// read most often, such as the inputs of linear operators, of which every output channel reads all.
 tvit_status tvit_plan_split(const tvit_model *model, uint32_t fast_bytes, tvit_plan_result *result, uint32_t *offsets,
                             tvit_plan_scratch *scratches);
 
