@@ -145,6 +145,15 @@ def test_psram_is_used_only_where_nothing_fits_the_internal_memory():
         plan(toy(), Codec.GAPS, smallest - 16, smallest - 16)
 
 
+@pytest.mark.parametrize("arena", [KB, 16 * KB])
+def test_a_model_whose_smallest_plan_fits_the_psram_is_not_refused(arena):
+    """The plan for both memories may need more than that for one: what is read most comes first there."""
+    _, unlimited = plan(toy(), Codec.GAPS)
+    smallest = unlimited.alternatives[-1].arena_bytes
+    file, planned = plan(toy(), Codec.GAPS, arena, smallest)
+    assert planned.memory == "psram" and read_model(file).plan.arena_bytes == smallest
+
+
 def test_what_linear_operators_read_lies_in_the_internal_memory_of_a_plan_for_both():
     """Their inputs are read again for each output channel: those of any layer that is not alone too large."""
     vit = random_vit(0, image_size=(72, 72), patch_size=8, embed_dim=192, heads=3, mlp_dim=1536, depth=1)

@@ -463,10 +463,12 @@ def plan(
             if arena_bytes is None or chosen.arena_bytes <= arena_bytes:
                 return file, Planned(chosen, tuple(weighed), arena_bytes)
     if psram_bytes is not None and arena_bytes is not None:
-        planner = _split_planner(arena_bytes)
-        for alternative in _in_psram(judge, weighed, arena_bytes, planner):
+        split = _split_planner(arena_bytes)
+        tried = [(alternative, split) for alternative in _in_psram(judge, weighed, arena_bytes, split)]
+        tried += [(alternative, planner) for alternative in sorted(weighed, key=_time)]  # any plan will do, if it fits
+        for alternative, its_planner in tried:
             if alternative.arena_bytes <= psram_bytes:
-                file, chosen = _pack(vit, codec, planner, alternative)
+                file, chosen = _pack(vit, codec, its_planner, alternative)
                 if chosen.arena_bytes <= psram_bytes:
                     return file, Planned(chosen, tuple(weighed), arena_bytes, "psram")
     raise NothingFitsError(_refusal(judge, weighed[-1], arena_bytes or 0, psram_bytes))
