@@ -162,6 +162,10 @@ def test_idf_py_is_told_board_target_and_defaults(esp32s3, tmp_path, monkeypatch
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(IdfBuildError, match=r"the build made no .*tvhil\.map"):
+        build_idf(esp32s3, builder="idf")
+    program.write_text(program.read_text() + "(made / 'tvhil.map').touch()\n")
+    monkeypatch.setattr(idf_build, "startup_calls", lambda map_file: [])
     firmware = build_idf(esp32s3, builder="idf")
     told = (esp32s3.build_dir / "build.log").read_text().splitlines()
     project = device_dir() / "ports" / "esp_idf"

@@ -111,7 +111,9 @@ def build_idf(board: Board, progress: Progress | None = None, builder: str = "pl
                 if not made.is_file():
                     raise IdfBuildError(f"{board.name}: the build made no {made}; log: {log}")
                 shutil.copyfile(made, image)
-            _check_startup_code(board, outputs[2].with_suffix(".map"))
+            map_file = outputs[2].with_suffix(".map")
+            if builder == "idf" or map_file.is_file():
+                _check_startup_code(board, map_file)
             home = board.build_dir / f"idf-{build_id}"
             shutil.rmtree(home, ignore_errors=True)
             firmware.app.parent.replace(home)
@@ -123,9 +125,13 @@ def build_idf(board: Board, progress: Progress | None = None, builder: str = "pl
 
 
 def _check_startup_code(board: Board, map_file: Path) -> None:
-    """Refuse a firmware that can call what its first model overwrites. PlatformIO leaves no map to tell that from."""
-    ways = startup_calls(map_file) if map_file.is_file() else []
-    if ways:
+    """Refuse a firmware that can call what its first model overwrites, or that left no map to tell that from.
+
+    That PlatformIO leaves one is not known; its builds are checked where it does.
+    """
+    if not map_file.is_file():
+        raise IdfBuildError(f"{board.name}: the build made no {map_file}, which tells what the firmware calls")
+    if ways := startup_calls(map_file):
         raise IdfBuildError(
             f"{board.name}: the running firmware can call code that its first model overwrites: {ways[0]} "
             f"({len(ways)} such ways; components/tvit/arena.ld)"
