@@ -53,7 +53,7 @@ def random_inputs(model: TvitModel, count: int, seed: int = 0) -> list[Input]:
 class FakeDevice:
     """Computes as predicted. `corrupt(run number, outputs)` may change the outputs of a run in place.
 
-    A run number in `dead_from` and above does not answer.
+    A run number in `dead_from` and above does not answer. `before(run number)` is called first, and may wait.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class FakeDevice:
         dead_from: int = 1 << 30,
         signature: str | None = None,
         build: str = "build-1",
+        before: Callable[[int], object] = lambda run: None,
     ) -> None:
+        self.before = before
         self.model, self.predictor = model, Predictor(model)
         self.corrupt, self.dead_from = corrupt, dead_from
         self.signature, self.build = signature or model.signature, build
@@ -75,6 +77,7 @@ class FakeDevice:
         return DeviceFacts(self.signature, "instructions", self.build, {"cpu": "fake"})
 
     def run(self, image: np.ndarray, *, crcs: bool = False, last: int | None = None) -> Run:
+        self.before(self.runs)
         if self.runs >= self.dead_from:
             raise BoardError("the board stopped answering after 5 s: see --resume")
         self._outputs = self.predictor.trace(image, last)

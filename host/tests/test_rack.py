@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def flip_from(first):
     return lambda run, outputs: flip(run, outputs) if run >= first else None
 
 
+def good_and_bad(model, bad_from, **bad):
+    """Two boards. The good one lets the other reach its run `bad_from`, however the threads are scheduled."""
+    reached = threading.Event()
+    return (
+        FakeDevice(model, before=lambda run: run < CHECK_IMAGES or reached.wait(60)),
+        FakeDevice(model, before=lambda run: run >= bad_from and reached.set(), **bad),
+    )
+
+
 def test_every_image_is_dealt_once_and_the_report_is_that_of_one_board(native, tmp_path):
     model = small_model()
     inputs = random_inputs(model, 50)
@@ -97,7 +107,8 @@ def test_every_image_is_dealt_once_and_the_report_is_that_of_one_board(native, t
 
 def test_a_board_that_dies_is_quarantined_and_its_image_goes_to_another(native, tmp_path):
     model = small_model()
-    devices = {"good": FakeDevice(model), "dies": FakeDevice(model, dead_from=CHECK_IMAGES + 3)}
+    good, dies = good_and_bad(model, CHECK_IMAGES + 3, dead_from=CHECK_IMAGES + 3)
+    devices = {"good": good, "dies": dies}
     summary, notices = deal(tmp_path / "j", native, devices, random_inputs(model, 60))
     assert (summary.images, summary.bit_exact) == (60, 60)
     assert len(notices) == 1
@@ -157,7 +168,8 @@ def test_boards_that_agree_with_each_other_but_not_with_the_prediction_go_on_and
 @pytest.mark.parametrize("distrust", [False, True])
 def test_a_board_that_goes_wrong_is_reported_or_on_request_distrusted(distrust, native, tmp_path):
     model = small_model()
-    devices = {"good": FakeDevice(model), "wrong": FakeDevice(model, flip_from(CHECK_IMAGES + 5))}
+    good, wrong = good_and_bad(model, CHECK_IMAGES + 5, corrupt=flip_from(CHECK_IMAGES + 5))
+    devices = {"good": good, "wrong": wrong}
     summary, notices = deal(tmp_path / "j", native, devices, random_inputs(model, 80), distrust=distrust)
     assert summary.images == 80
     assert len(rows_of(tmp_path / "j")) == 80
