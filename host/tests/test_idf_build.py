@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from tvhil.boards import IdfBuildError, build_idf, built_firmware, idf_build, list_boards, load_board
+from tvhil.boards import IdfBuildError, build_idf, built_firmware, idf_build, list_boards, load_board, startup_code
 from tvhil.cli import main
 from tvhil.errors import ExitCode, MissingToolError, UsageError
 from tvhil.runtime import device_dir
@@ -165,7 +165,7 @@ def test_idf_py_is_told_board_target_and_defaults(esp32s3, tmp_path, monkeypatch
     with pytest.raises(IdfBuildError, match=r"the build made no .*tvhil\.map"):
         build_idf(esp32s3, builder="idf")
     program.write_text(program.read_text() + "(made / 'tvhil.map').touch()\n")
-    monkeypatch.setattr(idf_build, "startup_calls", lambda map_file: [])
+    monkeypatch.setattr(startup_code, "startup_calls", lambda map_file: [])
     firmware = build_idf(esp32s3, builder="idf")
     told = (esp32s3.build_dir / "build.log").read_text().splitlines()
     project = device_dir() / "ports" / "esp_idf"
@@ -183,7 +183,7 @@ def test_a_firmware_that_can_call_what_its_first_model_overwrites_is_not_kept(es
     outputs = tuple(tmp_path / name for name in images[:3])
     monkeypatch.setattr(idf_build, "_idf", lambda board, build_id: (["true"], outputs))
     ways = {tmp_path / "tvhil.map": ["flash_mmap:spi_flash_mmap < main:idle"]}
-    monkeypatch.setattr(idf_build, "startup_calls", ways.__getitem__)
+    monkeypatch.setattr(startup_code, "startup_calls", ways.__getitem__)
     with pytest.raises(IdfBuildError, match=r"overwrites: flash_mmap:spi_flash_mmap < main:idle \(1 such ways"):
         build_idf(esp32s3, builder="idf")
     assert built_firmware(esp32s3) is None

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tvhil.boards.board import Board
-from tvhil.boards.startup_code import startup_calls
 from tvhil.boards.tools import keep_newest
 from tvhil.errors import MissingToolError, TvhilError, UsageError
 from tvhil.runtime import device_dir
@@ -129,6 +128,8 @@ def _check_startup_code(board: Board, map_file: Path) -> None:
 
     That PlatformIO leaves one is not known; its builds are checked where it does.
     """
+    from tvhil.boards.startup_code import startup_calls
+
     if not map_file.is_file():
         raise IdfBuildError(f"{board.name}: the build made no {map_file}, which tells what the firmware calls")
     if ways := startup_calls(map_file):

@@ -2,24 +2,29 @@
 """What the firmware of an ESP32-S3 can still call of the code that its first model overwrites.
 
 `device/ports/esp_idf/components/tvit/arena.ld` places code that only starts the system up in the arena. After
-memory_find() nothing may call it any more. Here that is proved of a build, from the linker's map and the relocations of
+memory_find() nothing may call it any more. Here that is checked of a build, by the linker's map and the relocations of
 the objects that it lists: a section that refers to another one, by a call, a literal or a table, may call it. What
 runs after the start is the firmware itself, the handlers of interrupts and faults, and the idle tasks.
 
-It proves too much rather than too little, with one exception: a pointer that code of the start has stored in RAM.
+It finds too many ways rather than too few, with one exception: a pointer that code of the start has stored in RAM.
 The handlers that ESP-IDF installs in this way are among the roots for that reason.
 
-Source: Tool Interface Standard, "Executable and Linking Format", 1.2 (relocations: Elf32_Rela); ar(5).
+Source: ar(5), for archives; objects are read by pyelftools.
 """
 
 from __future__ import annotations
 
+import io
 import re
-import struct
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
 
 from tvhil.errors import InputError
 
@@ -35,7 +40,6 @@ HANDLERS = (
     "vApplicationStackOverflowHook",
 )  # fmt: skip
 
-_SYMTAB, _RELA = 2, 4  # types of sections
 _NOT_CODE = re.compile(r"\.(debug|xt\.|xtensa|eh_frame|comment)")
 _Section = tuple[str, int]  # an object of the map, and the number of the section in it
 
@@ -148,7 +152,7 @@ def _read(folder: Path, name: str) -> _Object:
         return one
     except OSError as error:
         raise InputError(f"{folder / archive}: {error.strerror}") from None
-    except (struct.error, ValueError, IndexError):
+    except (ELFError, ValueError, IndexError):
         raise InputError(f"{folder / name}: this is no object of the linked firmware") from None
 
 
@@ -168,36 +172,27 @@ def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _parse(content: bytes, one: _Object) -> None:
-    """Add a relocatable ELF file of 32 bits, little-endian."""
-    if content[:6] != b"\x7fELF\x01\x01":
-        raise ValueError
-    table, size, count, names_at = *struct.unpack_from("<I", content, 32), *struct.unpack_from("<HHH", content, 46)
-    headers = [struct.unpack_from("<10I", content, table + i * size) for i in range(count)]
-
-    def text(strings: int, offset: int) -> str:
-        start = headers[strings][4] + offset
-        return content[start : content.index(b"\0", start)].decode()
-
-    first = len(one.sections)
-    one.sections += [text(names_at, header[0]) for header in headers]
+    """Add a relocatable ELF file."""
+    elf = ELFFile(io.BytesIO(content))
+    first, count = len(one.sections), elf.num_sections()
+    one.sections += [section.name for section in elf.iter_sections()]
     symbols: list[int | str | None] = []  # the section of one, or the name of one that is elsewhere
-    for header in headers:
-        if header[1] != _SYMTAB:
+    for table in elf.iter_sections():
+        for symbol in table.iter_symbols() if isinstance(table, SymbolTableSection) else ():
+            section = symbol["st_shndx"]
+            inside = isinstance(section, int) and 0 < section < count
+            symbols.append(first + section if inside else symbol.name if section == "SHN_UNDEF" else None)
+            if inside and symbol.name:
+                one.defined[symbol.name] = first + section
+                if symbol["st_info"]["bind"] != "STB_LOCAL":
+                    one.exported[symbol.name] = first + section
+    for relocations in elf.iter_sections():
+        if not isinstance(relocations, RelocationSection):
             continue
-        for at in range(header[4], header[4] + header[5], 16):
-            name, _, _, info, _, section = struct.unpack_from("<IIIBBH", content, at)
-            label = text(header[6], name)
-            inside = 0 < section < count
-            symbols.append(first + section if inside else label if section == 0 else None)
-            if inside and label:
-                one.defined[label] = first + section
-                if info >> 4:
-                    one.exported[label] = first + section
-    for header in headers:
-        owner = first + header[7]
-        if header[1] != _RELA or _NOT_CODE.match(one.sections[owner]):
+        owner = first + relocations["sh_info"]
+        if _NOT_CODE.match(one.sections[owner]):
             continue
-        for at in range(header[4], header[4] + header[5], 12):
-            target = symbols[struct.unpack_from("<I", content, at + 4)[0] >> 8]
+        for relocation in relocations.iter_relocations():
+            target = symbols[relocation["r_info_sym"]]
             if target not in (None, "", owner):
                 one.refers[owner].add(target)
