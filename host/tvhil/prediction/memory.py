@@ -36,6 +36,10 @@ class MemoryLimits:
     kernels: str = "portable"
     psram_arena: int = 0
 
+    def continued(self, need: int) -> bool:
+        """Whether an arena of so many bytes lies in PSRAM, too: the internal one is too small, and there is PSRAM."""
+        return bool(self.psram_arena) and self.arena is not None and need > self.arena
+
 
 def arena_bytes(model: TvitModel, kernels: str) -> int:
     """The arena that a model needs on boards with these kernels.
@@ -50,9 +54,8 @@ def arena_bytes(model: TvitModel, kernels: str) -> int:
 
 
 def in_psram(model: TvitModel, limits: MemoryLimits) -> bool:
-    """Whether activations lie in PSRAM: the arena is too small alone, and there is one in PSRAM."""
-    internal = limits.arena
-    return bool(limits.psram_arena) and internal is not None and arena_bytes(model, limits.kernels) > internal
+    """Whether some of the model's activations lie in PSRAM."""
+    return limits.continued(arena_bytes(model, limits.kernels))
 
 
 def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
@@ -63,7 +66,7 @@ def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
     """
     need = arena_bytes(model, limits.kernels)
     arena = ("the arena", need, limits.arena)
-    if in_psram(model, limits):
+    if limits.continued(need):
         arena = ("the arena, continued in PSRAM,", need, limits.psram_arena)
     excess = [
         f"{what} needs {need:,} bytes, {board} has {room:,}"
@@ -76,12 +79,9 @@ def check_fit(model: TvitModel, limits: MemoryLimits, board: str) -> None:
 
 def predict_memory(model: TvitModel, limits: MemoryLimits) -> dict[str, Any]:
     """The `memory` of a report, before anything is measured."""
+    need = arena_bytes(model, limits.kernels)
     return {
-        "arena": {
-            "measured": None,
-            "predicted": arena_bytes(model, limits.kernels),
-            "in_psram": in_psram(model, limits),
-        },
+        "arena": {"measured": None, "predicted": need, "in_psram": limits.continued(need)},
         "stack": {"measured": None, "limit": limits.stack},
         "static": limits.static,
         "model_bytes": model.file_bytes,
